@@ -1,0 +1,190 @@
+"""What an engine can be told to run, and the time and memory that it takes for itself."""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from planner.errors import UnsupportedError
+
+__all__ = ["Count", "EngineProfile", "Evidence", "Figure", "Overheads", "ServingDefaults", "Task"]
+
+Task = Literal["serving", "training"]
+Evidence = Literal["spec", "measured", "fitted", "estimated"]
+
+_STRICT: Final = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Figure(BaseModel):
+    """A number with where it comes from and how far off it may be.
+
+    Parameters
+    ----------
+    value
+        SI: seconds, bytes, or a fraction.
+    kind
+        ``"spec"`` (the vendor or the source code says so), ``"measured"``, ``"fitted"`` or ``"estimated"``.
+    source, date
+        Who says so, and when (``YYYY-MM`` or ``YYYY-MM-DD``).
+    error
+        Relative error, where known; for a fitted constant, that of the predictions it enters (the source says
+        which).
+    """
+
+    model_config = _STRICT
+
+    value: float = Field(ge=0)
+    kind: Evidence
+    source: str = Field(min_length=3)
+    date: str = Field(pattern=r"^\d{4}-\d{2}(-\d{2})?$")
+    error: float | None = Field(default=None, ge=0)
+
+    @field_validator("date", mode="before")
+    @classmethod
+    def _plain_date(cls, value: object) -> object:
+        return str(value)  # YAML reads 2026-11-01 as a date
+
+
+class Count(Figure):
+    """A whole number with where it comes from."""
+
+    value: int = Field(ge=1)
+
+
+class Overheads(BaseModel):
+    """Time an engine spends outside the kernels that the cost model counts, in seconds.
+
+    Parameters
+    ----------
+    iteration
+        Per iteration of a stage: scheduling and the CPU's turn-around.
+    layer
+        Per layer and iteration: launches and small kernels.
+    sequence
+        Per running sequence and iteration: sampling, detokenising, bookkeeping.
+    prompt
+        Per request: tokenising, scheduling and admitting its prompt; occupies the engine.
+    first_token
+        Per request: delay of its first token that keeps nobody else waiting (HTTP, streaming).
+    """
+
+    model_config = _STRICT
+
+    iteration: Figure
+    layer: Figure
+    sequence: Figure
+    prompt: Figure
+    first_token: Figure
+
+
+class ServingDefaults(BaseModel):
+    """What a server does where it is told nothing.
+
+    Parameters
+    ----------
+    chunk_tokens
+        Most tokens in one iteration, prefill and decode together.
+    max_sequences
+        Most sequences running at once.
+    block_tokens
+        Tokens in one page of the KV cache.
+    """
+
+    model_config = _STRICT
+
+    chunk_tokens: Count
+    max_sequences: Count
+    block_tokens: Count
+
+
+class EngineProfile(BaseModel):
+    """One engine: what it can run, what it does by default, and what it costs.
+
+    Parameters
+    ----------
+    name, title
+        Registry name, and name for people.
+    version, source, date, kind
+        The release that the rest was read from, where, when, and as what (see `Figure`).
+    tasks
+        What it is offered for.
+    tensor_parallel
+        ``"uniform"``: every stage of an instance has the same TP; ``"per_stage"``: each its own.
+    pipeline, max_pipeline
+        Whether it has pipeline stages, and how many at most (None: no limit known).
+    uneven_layers
+        Whether it can be told how many layers each stage holds.
+    default_split
+        What it does with the layers left over where it is told nothing; see `planner.engine.default_split`.
+    mixed_gpu_types
+        Whether the stages of one instance may run on different GPU types.
+    data_parallel, expert_parallel, disaggregation
+        Whether it has data parallelism within one deployment, expert parallelism, and prefill and decode
+        apart.
+    memory_fraction, memory_fraction_of
+        Share of a GPU's memory it uses, and of what: ``"total"`` (weights, activations and KV within that
+        share of all memory), ``"static"`` (weights and KV within it, activations outside) or ``"free"`` (KV
+        alone, within that share of what weights and activations leave). `planner.engine.memory_budget` is
+        this rule.
+    reserved_memory
+        Bytes per GPU for the CUDA context, graphs and communication buffers.
+    serving
+        Defaults of a server; None where it does not serve.
+    overhead
+        Its own time.
+    arguments
+        Names of the flags and variables that tell it a plan.
+    notes
+        What else a reader should know.
+    """
+
+    model_config = _STRICT
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")
+    title: str
+    version: str
+    source: str = Field(min_length=3)
+    date: str = Field(pattern=r"^\d{4}-\d{2}(-\d{2})?$")
+    kind: Evidence
+    tasks: tuple[Task, ...] = Field(min_length=1)
+    tensor_parallel: Literal["uniform", "per_stage"]
+    pipeline: bool
+    max_pipeline: int | None = Field(default=None, ge=1)
+    uneven_layers: bool
+    default_split: Literal["remainder_before_last", "remainder_last", "remainder_first", "even_only"]
+    mixed_gpu_types: bool
+    data_parallel: bool
+    expert_parallel: bool
+    disaggregation: bool
+    memory_fraction: Figure
+    memory_fraction_of: Literal["total", "static", "free"]
+    reserved_memory: Figure
+    serving: ServingDefaults | None = None
+    overhead: Overheads
+    arguments: dict[str, str] = Field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @field_validator("date", "version", mode="before")
+    @classmethod
+    def _plain_text(cls, value: object) -> object:
+        return str(value)  # YAML reads 2026-11-01 as a date and 1.2 as a number
+
+    @field_validator("memory_fraction")
+    @classmethod
+    def _is_a_fraction(cls, figure: Figure) -> Figure:
+        if not 0 < figure.value <= 1:
+            raise ValueError(f"{figure.value:g} is not a fraction in (0, 1]")
+        return figure
+
+    def serving_defaults(self) -> ServingDefaults:
+        """Defaults of the server.
+
+        Raises
+        ------
+        UnsupportedError
+            If the engine does not serve.
+        """
+        if self.serving is None:
+            raise UnsupportedError(f"engine {self.name!r} does not serve; it is offered for {self.tasks[0]}")
+        return self.serving
