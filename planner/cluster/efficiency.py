@@ -58,6 +58,8 @@ class Efficiency(BaseModel):
     gemm
         For each format: x tokens m, y roofline time over measured time of a matrix product (m, k) x (k, n),
         where the roofline is max(2 m n k / FLOP/s, bytes / memory bandwidth).
+    gemm_floor
+        Seconds that a matrix product takes beside that: the start of the kernel.
     prefill_attention
         x tokens of the prompt, y share of the peak FLOP/s, counting causal FLOPs only (half the square).
     decode_attention
@@ -77,6 +79,7 @@ class Efficiency(BaseModel):
     date: DateText
     note: str = ""
     gemm: dict[Dtype, Curve] = Field(min_length=1)
+    gemm_floor: Annotated[Quantity, quantity_in("time")]
     prefill_attention: Curve
     decode_attention: Curve
     decode_attention_floor: Annotated[Quantity, quantity_in("time")]
@@ -86,7 +89,14 @@ class Efficiency(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _inherit(cls, data: object) -> object:
-        fields = ("gemm.*", "prefill_attention", "decode_attention", "decode_attention_floor", "elementwise")
+        fields = (
+            "gemm.*",
+            "gemm_floor",
+            "prefill_attention",
+            "decode_attention",
+            "decode_attention_floor",
+            "elementwise",
+        )
         filled = inherit_provenance(data, fields)
         if isinstance(filled, dict) and isinstance(filled.get("all_reduce"), dict):
             top = {key: filled[key] for key in ("kind", "source", "date") if key in filled}
@@ -106,7 +116,7 @@ class Efficiency(BaseModel):
     def _curve_at_most_one(cls, curve: Curve) -> Curve:
         return _at_most_one(curve, "attention")
 
-    @field_validator("decode_attention_floor", "elementwise")
+    @field_validator("gemm_floor", "decode_attention_floor", "elementwise")
     @classmethod
     def _positive(cls, quantity: Quantity) -> Quantity:
         if not 0 < quantity.value <= 1:
@@ -187,6 +197,7 @@ class Efficiency(BaseModel):
                 "kind": "estimated",
                 "source": f"{note}: {self.source}",
                 "gemm": {dtype: curve(own) for dtype, own in self.gemm.items()},
+                "gemm_floor": quantity(self.gemm_floor),
                 "prefill_attention": curve(self.prefill_attention),
                 "decode_attention": curve(self.decode_attention),
                 "decode_attention_floor": quantity(self.decode_attention_floor),

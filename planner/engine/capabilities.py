@@ -47,9 +47,7 @@ def default_split(engine: EngineProfile, num_layers: int, stages: int) -> tuple[
     ((15, 15, 16, 15), (15, 15, 15, 16))
     """
     if not 1 <= stages <= num_layers:
-        raise InputError(
-            f"{num_layers} layers over {stages} stages", expected="at least one layer on each stage"
-        )
+        raise InputError(f"{num_layers} layers over {stages} stages", expected="at least one layer on each stage")
     quotient, remainder = divmod(num_layers, stages)
     layers = [quotient] * stages
     if engine.default_split == "remainder_before_last":
@@ -114,9 +112,7 @@ def check_runnable(
     >>> check_runnable(load_engine("vllm"), tp_per_stage=[4, 2], layers_per_stage=[50, 30])
     ['vLLM has one TP for all stages of an instance; this one has 4, 2']
     """
-    types = (
-        ["all alike"] * len(tp_per_stage) if device_types_per_stage is None else list(device_types_per_stage)
-    )
+    types = ["all alike"] * len(tp_per_stage) if device_types_per_stage is None else list(device_types_per_stage)
     stages = len(tp_per_stage)
     if not stages or len(layers_per_stage) != stages or len(types) != stages:
         raise InputError(

@@ -15,8 +15,8 @@ __all__ = ["MemoryBudget", "memory_budget"]
 class MemoryBudget:
     """What one GPU offers, once an engine has set its own share aside.
 
-    Linear in what a stage holds, so that a layer partition can sum it: weights plus ``kv_weight`` times the KV cache must
-    not exceed the capacity.
+    Linear in what a stage holds, so that a layer partition can sum it: weights plus ``kv_weight`` times the KV cache
+    must not exceed the capacity.
 
     Parameters
     ----------

@@ -1,0 +1,159 @@
+"""What moving bytes costs: latency plus bytes over bandwidth, by collective and group.
+
+References
+----------
+R. Thakur, R. Rabenseifner, W. Gropp, "Optimization of collective communication operations in MPICH", IJHPCA 2005:
+the ring moves ``2 (n-1)/n`` of the message per GPU for an all-reduce, half of it for all-gather and reduce-scatter.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Literal
+
+import numpy as np
+
+from planner.cluster import load_link
+from planner.cost.device import provenance_of
+from planner.plan.figure import Provenance
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from planner.cluster import Cluster, DeviceProfile, Link, NodeClass
+    from planner.cost._types import Array
+
+__all__ = ["Collective", "collective_for", "group_collective", "node_collective", "point_to_point"]
+
+# Share of a link's nominal bandwidth that a ring or a transfer gets, and how far off that may be. NCCL's bus bandwidth
+# is 0.66 of NVLink 3's nominal (201 of 300 GB/s on eight A100) and 0.90 of NVLink 4's (407 of 450 GB/s on eight H100):
+# aiconfigurator-core 0.12.0 tables.
+_LINK_EFFICIENCY: Final = 0.8
+_LINK_ERROR: Final = 0.35
+
+
+@dataclass(frozen=True, slots=True)
+class Collective:
+    """Latency and bus bandwidth of a group of GPUs, as nccl-tests defines bus bandwidth.
+
+    Parameters
+    ----------
+    size
+        GPUs in the group.
+    latency
+        Seconds of the smallest all-reduce.
+    bandwidth
+        Bus bandwidth in bytes/s.
+    error, provenance
+        Relative error, and what the figures rest on.
+    points
+        Measured all-reduces as logarithms of (bytes, seconds), where there are any; beyond the largest the bandwidth
+        goes on.
+    """
+
+    size: int
+    latency: float
+    bandwidth: float
+    error: float
+    provenance: Provenance
+    points: tuple[Array, Array] | None = None
+
+    def all_reduce(self, message: Array) -> Array:
+        """Seconds to all-reduce `message` bytes held by every GPU."""
+        ring = self._ring(message, 2.0)
+        if self.points is None:
+            return ring
+        log_bytes, log_seconds = self.points
+        size = np.log(np.maximum(message, 1.0))
+        measured = np.exp(np.interp(size, log_bytes, log_seconds))
+        return np.where(
+            np.asarray(message) > 0, np.where(size <= log_bytes[-1], measured, np.maximum(ring, measured)), 0.0
+        )
+
+    def all_gather(self, message: Array) -> Array:
+        """Seconds to gather `message` bytes in all onto every GPU; a reduce-scatter takes as long."""
+        return self._ring(message, 1.0)
+
+    def _ring(self, message: Array, passes: float) -> Array:
+        if self.size == 1:
+            return np.zeros_like(np.asarray(message, dtype=float))
+        moved = passes * (self.size - 1) / self.size * np.asarray(message, dtype=float)
+        return np.where(moved > 0, self.latency * passes / 2.0 + moved / self.bandwidth, 0.0)
+
+
+def collective_for(device: DeviceProfile, size: int, link: Link, *, native: bool, sharing: int = 1) -> Collective:
+    """Collective among `size` GPUs of one type.
+
+    Parameters
+    ----------
+    device, size
+        The GPUs' profile and their number; the profile's measured all-reduce counts where the group runs over the
+        device's own link.
+    link
+        Slowest link in the group.
+    native
+        Whether that link is the device's own, the one the measurements were made on.
+    sharing
+        Groups that use the same link at the same time: the data-parallel rings of all tensor-parallel ranks behind
+        one network card.
+    """
+    kind: Literal["measured", "link"] = "measured" if native and size in device.efficiency.all_reduce else "link"
+    if kind == "measured":
+        table = device.efficiency.all_reduce[size]
+        error = max(table.bandwidth.error or 0.0, table.latency.error or 0.0)
+        points = None
+        if table.seconds is not None and sharing == 1:
+            points = (np.log(np.asarray(table.seconds.x)), np.log(np.asarray(table.seconds.y)))
+            error = table.seconds.error
+        return Collective(
+            size,
+            table.latency.value,
+            table.bandwidth.value / sharing,
+            error,
+            provenance_of(table.bandwidth.kind),
+            points,
+        )
+    # a ring passes 2 (n-1) messages one after the other
+    latency = 2 * (size - 1) * link.latency
+    return Collective(size, latency, _LINK_EFFICIENCY * link.bandwidth / sharing, _LINK_ERROR, "spec")
+
+
+def node_collective(node_class: NodeClass, size: int) -> Collective:
+    """Collective among `size` GPUs of one node."""
+    return collective_for(node_class.device, size, node_class.intra_link, native=_has_native_link(node_class))
+
+
+def group_collective(cluster: Cluster, gpus: Sequence[str], *, sharing: int = 1) -> Collective:
+    """Collective among some GPUs wherever they are: as fast as their slowest link.
+
+    Parameters
+    ----------
+    cluster
+        Where they are.
+    gpus
+        The group, ``node/index`` each.
+    sharing
+        Groups that use the same link at the same time.
+    """
+    node_class = cluster.class_of_node(cluster.node_of(gpus[0]))
+    one_node = len({cluster.node_of(gpu) for gpu in gpus}) == 1
+    link = cluster.group_link(gpus) if len(gpus) > 1 else node_class.intra_link
+    native = one_node and _has_native_link(node_class) and link == node_class.intra_link
+    return collective_for(node_class.device, len(gpus), link, native=native, sharing=sharing)
+
+
+def _has_native_link(node_class: NodeClass) -> bool:
+    """Whether a node's GPUs are joined by the link that their all-reduce was measured on."""
+    return node_class.intra_link == load_link(node_class.device.link).link()
+
+
+def point_to_point(message: Array, link: Link) -> Array:
+    """Seconds to send `message` bytes over a link.
+
+    Examples
+    --------
+    >>> from planner.cluster import Link
+    >>> float(point_to_point(np.array(8e6), Link(bandwidth=1e9, latency=1e-3)))
+    0.011
+    """
+    return link.latency + np.asarray(message, dtype=float) / (_LINK_EFFICIENCY * link.bandwidth)

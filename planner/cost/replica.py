@@ -1,0 +1,298 @@
+"""One concrete replica, priced with its real links: goodput at the SLO, latencies at a rate, memory on every GPU.
+
+Legend: G decode batch of a grid, S stage, L layer, K layer kind.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from planner.cost.device import provenance_of
+from planner.cost.layer import PARTS, LayerPricer
+from planner.cost.memory import (
+    KV_HEADROOM,
+    embedding_bytes,
+    head_bytes,
+    kv_bytes_per_token_L,
+    serving_activation_bytes,
+    weight_bytes_L,
+)
+from planner.cost.network import Collective, point_to_point
+from planner.cost.serving import BATCH_GRID, Demand, StageTable, SteadyState, hop_bytes, stage_table, steady_state
+from planner.engine import MemoryBudget, memory_budget
+from planner.plan.figure import Provenance, weakest
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from planner.cluster import DeviceProfile, Link
+    from planner.cost._types import Array
+    from planner.engine import EngineProfile
+    from planner.model import ModelSpec
+    from planner.workload import Workload
+
+__all__ = ["Operation", "PipelineStage", "ReplicaPricer", "Shortfall"]
+
+_HEAVY: Final = 0.1  # share of the time below which a kernel's provenance does not colour the whole
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PipelineStage:
+    """Consecutive layers on one tensor-parallel group, and the link to the next stage (None behind the last)."""
+
+    device: DeviceProfile
+    collective: Collective
+    layers: tuple[int, int]
+    hop: Link | None
+
+    @property
+    def tp(self) -> int:
+        """Tensor-parallel degree."""
+        return self.collective.size
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operation:
+    """A replica at a load.
+
+    Parameters
+    ----------
+    batch
+        Sequences decoding per microbatch; need not be whole, it is a mean.
+    rate, tpot, ttft, ttft_mean
+        Requests/s and seconds; `ttft` at the SLO's percentile.
+    in_flight
+        Requests in the replica on average.
+    kv_tokens
+        Tokens held in the KV cache on average.
+    error, provenance
+        Of the stage times.
+    prefill_error
+        Of the times with a whole chunk, which make TTFT.
+    """
+
+    batch: float
+    rate: float
+    tpot: float
+    ttft: float
+    ttft_mean: float
+    in_flight: float
+    kv_tokens: float
+    error: float
+    prefill_error: float
+    provenance: Provenance
+
+
+@dataclass(frozen=True, slots=True)
+class Shortfall:
+    """What keeps a replica from serving anything: ``memory``, ``tpot`` or ``ttft``, needed and had, and where."""
+
+    constraint: str
+    needed: float
+    had: float
+    stage: int
+
+
+class ReplicaPricer:
+    """Prices one replica.
+
+    Parameters
+    ----------
+    model, engine, workload
+        What it runs, under what, for whom.
+    stages
+        Its stages in order; their layers must cover the model.
+    """
+
+    def __init__(
+        self, model: ModelSpec, engine: EngineProfile, workload: Workload, stages: Sequence[PipelineStage]
+    ) -> None:
+        self.model, self.engine, self.workload, self.stages = model, engine, workload, tuple(stages)
+        self.demand = Demand.of(workload, engine)
+        self._pricers = [LayerPricer(model, stage.device, stage.collective) for stage in stages]
+        kinds = np.asarray(model.kind_of_layer)
+        self._layers_SK = np.stack(
+            [np.bincount(kinds[slice(*stage.layers)], minlength=len(model.kinds)) for stage in stages]
+        )
+        self._weights_S = np.array([self._stage_weights(s) for s in range(len(stages))])
+        self._kv_S = np.array(
+            [float(kv_bytes_per_token_L(model, stage.tp)[slice(*stage.layers)].sum()) for stage in stages]
+        )
+        chunk_tokens = engine.serving_defaults().chunk_tokens.value
+        self.budgets: list[MemoryBudget] = [
+            memory_budget(engine, stage.device.memory.value, serving_activation_bytes(model, stage.tp, chunk_tokens))
+            for stage in stages
+        ]
+
+    def _stage_weights(self, s: int) -> float:
+        stage = self.stages[s]
+        weights = float(weight_bytes_L(self.model, stage.tp)[slice(*stage.layers)].sum())
+        if s == 0:
+            weights += embedding_bytes(self.model, stage.tp)
+        if s == len(self.stages) - 1 and not (self.model.tied_embeddings and s == 0):
+            weights += head_bytes(self.model, stage.tp)
+        return weights
+
+    def memory_S(self, kv_tokens: float) -> Array:
+        """Bytes on each GPU of each stage with so many tokens in the KV cache."""
+        return np.array(
+            [
+                weights + budget.kv_weight * kv * kv_tokens + budget.fixed
+                for weights, kv, budget in zip(self._weights_S, self._kv_S, self.budgets, strict=True)
+            ]
+        )
+
+    @property
+    def limit_S(self) -> Array:
+        """Bytes that the engine may use on each GPU of each stage."""
+        return np.array([budget.limit for budget in self.budgets])
+
+    def kv_capacity(self) -> float:
+        """Tokens that fit the KV cache of the tightest stage; negative where not even the weights fit."""
+        free = [b.capacity - w for b, w in zip(self.budgets, self._weights_S, strict=True)]
+        per_token = [b.kv_weight * kv for b, kv in zip(self.budgets, self._kv_S, strict=True)]
+        return min(f / k if k else math.inf if f >= 0 else -1.0 for f, k in zip(free, per_token, strict=True))
+
+    def kv_tokens(self, batch: Array) -> Array:
+        """Tokens planned for in the KV cache: the decoding sequences with headroom; one longest request at least."""
+        held = KV_HEADROOM * len(self.stages) * np.asarray(batch, dtype=float) * self.demand.decode_context
+        return np.maximum(held, self.demand.longest)
+
+    def state(self, batch_G: Array) -> SteadyState:
+        """Steady state at each of some decode batches."""
+        return self._state(batch_G)[0]
+
+    def _state(self, batch_G: Array) -> tuple[SteadyState, list[StageTable]]:
+        batch_G = np.asarray(batch_G, dtype=float)
+        tables = [stage_table(pricer, self.engine, self.demand, batch_G) for pricer in self._pricers]
+        last = len(self.stages) - 1
+        mean, chunk = (
+            np.stack(
+                [
+                    table.times(self._layers_SK[s], first=s == 0, last=s == last, chunk=whole)
+                    for s, table in enumerate(tables)
+                ],
+                axis=-1,
+            )
+            for whole in (False, True)
+        )
+        hops, chunk_hops = (self._hops(tokens) for tokens in self._tokens(batch_G))
+        state = steady_state(
+            self.demand,
+            self.engine.overhead.first_token.value,
+            batch_G,
+            mean,
+            chunk,
+            hops,
+            chunk_hops,
+            np.full(batch_G.shape, len(self.stages)),
+        )
+        return state, tables
+
+    def _tokens(self, batch_G: Array) -> tuple[Array, Array]:
+        return batch_G * (1 + self.demand.prefill_per_decode), batch_G + self.demand.chunk
+
+    def _hops(self, tokens_G: Array) -> Array:
+        message = hop_bytes(self.model, tokens_G)
+        none = np.zeros_like(message)
+        return np.stack([point_to_point(message, s.hop) if s.hop else none for s in self.stages], axis=-1)
+
+    def feasible(self, state: SteadyState, batch_G: Array) -> Array:
+        """Which loads meet the SLO, the KV cache and a stable prefill queue."""
+        slo = self.workload.slo
+        batch_G = np.asarray(batch_G, dtype=float)
+        fits = self.kv_tokens(batch_G) <= self.kv_capacity()
+        fits &= batch_G * (1 + self.demand.prefill_per_decode) <= self.demand.budget
+        return np.asarray(
+            fits
+            & (state.tpot_B <= (slo.tpot or math.inf))
+            & (state.ttft_B <= (slo.ttft if slo.ttft is not None else np.finfo(float).max))
+        )
+
+    def goodput(self) -> Operation | Shortfall:
+        """Highest rate within the SLO over the grid of decode batches, or what stands in the way."""
+        grid = np.asarray(BATCH_GRID, dtype=float)
+        state, tables = self._state(grid)
+        feasible = self.feasible(state, grid)
+        if not feasible.any():
+            return self._shortfall(state)
+        best = int(np.argmax(np.where(feasible, state.rate_B, -1.0)))
+        return self._operation(grid, state, tables, best)
+
+    def at_rate(self, rate: float) -> Operation:
+        """Operate at a rate that the replica can serve: the smallest decode batch that reaches it."""
+        low, high = 0.0, float(BATCH_GRID[-1])
+        for points in (np.asarray((1e-3, *BATCH_GRID), dtype=float), None, None, None, None):
+            batch = np.linspace(max(low, 1e-6), high, 33) if points is None else points
+            state, tables = self._state(batch)
+            reached = state.rate_B >= rate * (1 - 1e-12)
+            at = int(np.argmax(reached)) if reached.any() else len(batch) - 1
+            if at == 0:
+                break
+            low, high = float(batch[at - 1]), float(batch[at])
+        return self._operation(batch, state, tables, at)
+
+    def _operation(self, batch_G: Array, state: SteadyState, tables: list[StageTable], at: int) -> Operation:
+        error, provenance = self._band(tables, at, chunk=False)
+        prefill_error, prefill_provenance = self._band(tables, at, chunk=True)
+        return Operation(
+            batch=float(batch_G[at]),
+            rate=float(state.rate_B[at]),
+            tpot=float(state.tpot_B[at]),
+            ttft=float(state.ttft_B[at]),
+            ttft_mean=float(state.ttft_mean_B[at]),
+            in_flight=float(state.in_flight_B(self.demand.output)[at]),
+            kv_tokens=float(self.kv_tokens(batch_G)[at]),
+            error=error,
+            prefill_error=prefill_error,
+            provenance=weakest(provenance, prefill_provenance),
+        )
+
+    def _band(self, tables: list[StageTable], at: int, *, chunk: bool) -> tuple[float, Provenance]:
+        """Error of the stage times: those of the kernels, weighted by their time, all taken to err the same way.
+
+        The provenance is the weakest of the engine's overheads and of the kernels that make up at least a tenth of the
+        time.
+        """
+        total: dict[str, float] = dict.fromkeys(PARTS, 0.0)
+        weighted: dict[str, float] = dict.fromkeys(PARTS, 0.0)
+        provenances: dict[str, list[Provenance]] = {name: [] for name in PARTS}
+        for s, (table, pricer) in enumerate(zip(tables, self._pricers, strict=True)):
+            parts = (table.chunk_parts_PKG if chunk else table.mean_parts_PKG)[:, :, at] @ self._layers_SK[s]
+            for name, time in zip(PARTS, parts, strict=True):
+                error, provenance = pricer.band(name)
+                total[name] += float(time)
+                weighted[name] += error * float(time)
+                provenances[name].append(provenance)
+        whole = math.fsum(total.values())
+        heavy = [p for name in PARTS if total[name] >= _HEAVY * whole for p in provenances[name]]
+        engine = provenance_of(self.engine.overhead.iteration.kind)
+        return math.fsum(weighted.values()) / whole, weakest(engine, *heavy)
+
+    def _shortfall(self, state: SteadyState) -> Shortfall:
+        """Which constraint binds at the lightest load."""
+        memory, limit = self.memory_S(float(self.demand.longest)), self.limit_S
+        worst = int(np.argmax(memory - limit))
+        if memory[worst] > limit[worst]:
+            return Shortfall("memory", float(memory[worst]), float(limit[worst]), worst)
+        slo = self.workload.slo
+        slowest = int(np.argmax(self._stage_means()))
+        if slo.tpot is not None and state.tpot_B[0] > slo.tpot:
+            return Shortfall("tpot", slo.tpot, float(state.tpot_B[0]), slowest)
+        return Shortfall("ttft", slo.ttft or math.inf, float(state.ttft_B[0]), slowest)
+
+    def _stage_means(self) -> list[float]:
+        one = np.ones(1)
+        last = len(self.stages) - 1
+        return [
+            float(
+                stage_table(pricer, self.engine, self.demand, one).times(
+                    self._layers_SK[s], first=s == 0, last=s == last
+                )[0]
+            )
+            for s, pricer in enumerate(self._pricers)
+        ]
