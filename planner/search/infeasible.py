@@ -1,0 +1,105 @@
+"""Why no replica can serve: the constraint that binds, with what was needed, what is there, and what would help."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from planner.cost.memory import serving_activation_bytes, tensor_parallel_fault
+from planner.engine import memory_budget
+from planner.errors import InfeasibleError
+from planner.units import format_bytes, format_seconds
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from planner.search.problem import ServingProblem
+    from planner.search.templates import StageKind, Templates
+
+__all__ = ["explain_infeasible"]
+
+
+def explain_infeasible(
+    problem: ServingProblem, kinds: Sequence[StageKind], templates: Templates | None
+) -> InfeasibleError:
+    """Make the error for a problem without any feasible template.
+
+    Parameters
+    ----------
+    problem
+        The problem.
+    kinds, templates
+        Its stage kinds, and the templates that were priced; none of which can serve.
+    """
+    if templates is None or not kinds:
+        return InfeasibleError(
+            f"no tensor-parallel degree of {problem.model.name} fits a node: {tensor_parallel_fault(problem.model, 1)}",
+            hint="another model or larger nodes",
+        )
+    if not templates.memory_B.any():
+        return _memory(problem)
+    slo = problem.workload.slo
+    fits = templates.memory_B
+    fastest = int(np.argmin(np.where(fits, templates.tpot_B, np.inf)))
+    if slo.tpot is not None and templates.tpot_B[fastest] > slo.tpot:
+        return InfeasibleError(
+            f"no replica decodes a token within the TPOT of {format_seconds(slo.tpot)}: the best is"
+            f" {format_seconds(float(templates.tpot_B[fastest]))}, {_on(problem, kinds, templates, fastest)}",
+            hint=f"a TPOT of {format_seconds(float(templates.tpot_B[fastest]) * 1.1)} or more, a smaller weight"
+            " format such as --weight-dtype fp8, or faster GPUs",
+        )
+    quickest = int(np.argmin(np.where(fits, templates.ttft_B, np.inf)))
+    if slo.ttft is not None and templates.ttft_B[quickest] > slo.ttft:
+        return InfeasibleError(
+            f"no replica answers within the TTFT of {format_seconds(slo.ttft)} at the {slo.percentile:.0%} longest"
+            f" prompt: the best is {format_seconds(float(templates.ttft_B[quickest]))},"
+            f" {_on(problem, kinds, templates, quickest)}",
+            hint=f"a TTFT of {format_seconds(float(templates.ttft_B[quickest]) * 1.1)} or more, or faster GPUs",
+        )
+    return InfeasibleError(
+        f"no replica meets TTFT and TPOT together; apart, the best are TTFT"
+        f" {format_seconds(float(templates.ttft_B[quickest]))} ({_on(problem, kinds, templates, quickest)}) and TPOT"
+        f" {format_seconds(float(templates.tpot_B[fastest]))} ({_on(problem, kinds, templates, fastest)})",
+        hint="a looser SLO, or faster GPUs",
+    )
+
+
+def _on(problem: ServingProblem, kinds: Sequence[StageKind], templates: Templates, row: int) -> str:
+    """Describe the stages of a template: ``on 2 stages of 4xl40s``."""
+    stages = [kinds[j] for j in templates.kinds_BS[row] if j >= 0]
+    parts = []
+    for kind in dict.fromkeys(stages):
+        device = problem.cluster.classes[kind.node_class].device.name
+        count = stages.count(kind)
+        parts.append(f"{count} stage{'s' if count > 1 else ''} of {kind.tp}x{device}")
+    return "on " + " and ".join(parts)
+
+
+def _memory(problem: ServingProblem) -> InfeasibleError:
+    """Tell how much memory the model needs against what the whole cluster has."""
+    model, engine = problem.model, problem.engine
+    chunk = engine.serving_defaults().chunk_tokens.value
+    offered = 0.0
+    for node_class in problem.cluster.classes:
+        activations = serving_activation_bytes(model, node_class.gpus_per_node, chunk)
+        budget = memory_budget(engine, node_class.device.memory.value, activations)
+        offered += max(budget.capacity, 0.0) * node_class.num_gpus
+    longest = problem.workload.total.max
+    cache = longest * model.kv_bytes_per_token
+    needed = model.weight_bytes + cache
+    text = (
+        f"{model.name} needs {format_bytes(needed)}: {format_bytes(model.weight_bytes)} of weights and"
+        f" {format_bytes(cache)} of KV cache for its longest request ({longest:,.0f} tokens)"
+    )
+    if needed > offered:
+        return InfeasibleError(
+            f"{text}; all {problem.cluster.num_gpus} GPUs of {problem.cluster.name} together offer"
+            f" {format_bytes(offered)}",
+            hint="a smaller weight format such as --weight-dtype fp8, more GPUs, or shorter requests",
+        )
+    return InfeasibleError(
+        f"{text}; no pipeline that was tried divides it over GPUs of {problem.cluster.name} so that every stage fits,"
+        f" although together they offer {format_bytes(offered)}",
+        hint="more stages with --max-stages, a smaller weight format such as --weight-dtype fp8, or shorter requests",
+    )

@@ -1,0 +1,131 @@
+"""What every search method is given and what it returns."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from typing import Generic, Literal, Protocol, TypeVar
+
+from planner.cluster import Cluster
+from planner.engine import EngineProfile
+from planner.model import ModelSpec
+from planner.plan import Plan, TrainingJob
+from planner.workload import Workload
+
+__all__ = ["Budget", "Progress", "SearchResult", "Searcher", "ServingObjective", "ServingProblem", "TrainingProblem"]
+
+ServingObjective = Literal["goodput", "cost"]
+
+# Told what is being done, and the share of the whole that is done (0 to 1).
+Progress = Callable[[str, float], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServingProblem:
+    """Place replicas of a model on a cluster for a workload.
+
+    Parameters
+    ----------
+    model, cluster, engine, workload
+        What to place, where, under which engine, for whom.
+    max_stages
+        Most pipeline stages of a replica; None lets the method choose.
+    """
+
+    model: ModelSpec
+    cluster: Cluster
+    engine: EngineProfile
+    workload: Workload
+    max_stages: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingProblem:
+    """Place a training job on a cluster.
+
+    Parameters
+    ----------
+    model, cluster, engine, job
+        What to train, where, under which engine, with which batch.
+    max_stages
+        Most pipeline stages; None lets the method choose.
+    """
+
+    model: ModelSpec
+    cluster: Cluster
+    engine: EngineProfile
+    job: TrainingJob
+    max_stages: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """What a search may use. None of it changes the answer of a search that finishes.
+
+    Parameters
+    ----------
+    time_limit
+        Seconds after which the best plan so far is returned with the bound proven so far.
+    seed
+        For methods that draw random numbers.
+    workers
+        Processes to spread over; the plan is the same for any number.
+    executor
+        One's own pool (processes, Dask, Ray) to use instead.
+    progress
+        Called now and then.
+    started
+        `time.monotonic` at the start.
+    """
+
+    time_limit: float = 60.0
+    seed: int = 0
+    workers: int = 1
+    executor: Executor | None = None
+    progress: Progress | None = None
+    started: float = field(default_factory=time.monotonic)
+
+    def remaining(self) -> float:
+        """Seconds left; not negative."""
+        return max(0.0, self.time_limit - (time.monotonic() - self.started))
+
+    def report(self, what: str, share: float) -> None:
+        """Tell the progress callback, if there is one."""
+        if self.progress is not None:
+            self.progress(what, share)
+
+
+PlanT_co = TypeVar("PlanT_co", bound=Plan, covariant=True)
+ProblemT_contra = TypeVar("ProblemT_contra", ServingProblem, TrainingProblem, contravariant=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchResult(Generic[PlanT_co]):
+    """A plan, and what finding it took.
+
+    Parameters
+    ----------
+    plan
+        The best plan found, certificate included.
+    seconds
+        Wall time of the search. It lives here and not in the plan, which is the same every time.
+    counts
+        What was looked at, by name: ``{"templates": 656, "columns": 41}``.
+    """
+
+    plan: PlanT_co
+    seconds: float
+    counts: Mapping[str, int]
+
+
+class Searcher(Protocol[ProblemT_contra, PlanT_co]):
+    """A search method: from a problem and a budget to a result.
+
+    Raises `InfeasibleError` where no plan exists and `TimeLimitError` where none was found in time.
+    """
+
+    def __call__(self, problem: ProblemT_contra, budget: Budget, /) -> SearchResult[PlanT_co]:
+        """Search."""
+        ...

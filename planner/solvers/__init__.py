@@ -1,0 +1,1 @@
+"""One file per program and solver; each imports its solver only when used."""

@@ -1,0 +1,226 @@
+"""The serving search: against an independent optimum over all templates, and its invariants."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from planner.cluster import load_cluster
+from planner.engine import load_engine
+from planner.errors import InfeasibleError
+from planner.model import load_model
+from planner.plan import ServingPlan, plan_to_json
+from planner.search.problem import Budget, ServingProblem
+from planner.search.serving import search_templates
+from planner.search.templates import TemplatePricer, enumerate_templates, stage_kinds
+from planner.verify.serving import check_serving
+from planner.workload import Slo, Workload, fixed_workload, load_trace
+from tests.search.small import small_cluster, tiny_model
+
+
+def solve(problem: ServingProblem, **budget: object) -> ServingPlan:
+    return search_templates(problem, Budget(**budget)).plan  # type: ignore[arg-type]
+
+
+def chat(rate: float | str = "max", ttft: float = 2.0, tpot: float = 0.1) -> Workload:
+    return fixed_workload(512, 128, rate=rate, slo=Slo(ttft=ttft, tpot=tpot))  # type: ignore[arg-type]
+
+
+def best_over_gpu_vectors(problem: ServingProblem) -> float:
+    """Optimum by dynamic programming over how many GPUs of each class are used, on all templates."""
+    kinds = stage_kinds(problem)
+    uniform = problem.engine.tensor_parallel == "uniform"
+    sequences = list(enumerate_templates(problem, kinds, max_stages=8, max_kinds=3, uniform=uniform))
+    rates = TemplatePricer(problem, kinds).price(sequences).rate_B
+    room = tuple(c.num_gpus for c in problem.cluster.classes)
+    value: dict[tuple[int, ...], float] = {}
+    for sequence, rate in zip(sequences, rates, strict=True):
+        need = [0] * len(room)
+        for j in sequence:
+            need[kinds[j].node_class] += kinds[j].tp
+        value[tuple(need)] = max(value.get(tuple(need), 0.0), float(rate))
+
+    @cache
+    def best(left: tuple[int, ...]) -> float:
+        fitting = [
+            (need, rate)
+            for need, rate in value.items()
+            if rate > 0 and all(n <= m for n, m in zip(need, left, strict=True))
+        ]
+        return max(
+            (rate + best(tuple(m - n for n, m in zip(need, left, strict=True))) for need, rate in fitting), default=0.0
+        )
+
+    return best(room)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_goodput_equals_an_independent_program_over_gpu_vectors(data: st.DataObject) -> None:
+    """TP degrees divide the nodes here, so GPU counts decide what fits."""
+    gpus = data.draw(
+        st.lists(st.sampled_from(["l4", "t4", "a100_sxm_40", "l40s"]), min_size=1, max_size=2, unique=True)
+    )
+    classes = [(gpu, data.draw(st.sampled_from([1, 2, 4])), data.draw(st.integers(1, 2))) for gpu in gpus]
+    cluster = small_cluster(classes, bandwidth="400 Gb/s")
+    model = tiny_model(layers=data.draw(st.sampled_from([6, 24])), hidden=data.draw(st.sampled_from([2048, 4096])))
+    engine = load_engine(data.draw(st.sampled_from(["vllm", "sglang"])))
+    problem = ServingProblem(model=model, cluster=cluster, engine=engine, workload=chat())
+    expected = best_over_gpu_vectors(problem)
+    if expected == 0:
+        with pytest.raises(InfeasibleError):
+            solve(problem)
+        return
+    plan = solve(problem)
+    assert plan.certificate.proven
+    assert plan.certificate.bound == pytest.approx(expected, rel=3e-6)
+    assert plan.certificate.value <= expected * (1 + 1e-9)
+    assert check_serving(plan, model, cluster, engine) == []
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.data())
+def test_more_of_anything_never_lowers_the_bound(data: st.DataObject) -> None:
+    gpu = data.draw(st.sampled_from(["l4", "l40s", "a100_sxm_40"]))
+    model = tiny_model(layers=16)
+    engine = load_engine("vllm")
+    bandwidths = ("10 Gb/s", "100 Gb/s")
+
+    def bound(nodes: int, bandwidth: str, tpot: float) -> float:
+        cluster = small_cluster([(gpu, 2, nodes), ("t4", 1, 2)], bandwidth=bandwidth)
+        problem = ServingProblem(model=model, cluster=cluster, engine=engine, workload=chat(tpot=tpot))
+        try:
+            return solve(problem).certificate.bound
+        except InfeasibleError:
+            return 0.0
+
+    nodes, tpot = data.draw(st.integers(1, 2)), data.draw(st.sampled_from([0.03, 0.06, 0.1]))
+    base = bound(nodes, bandwidths[0], tpot)
+    assert bound(nodes + 1, bandwidths[0], tpot) >= base * (1 - 1e-6)
+    assert bound(nodes, bandwidths[1], tpot) >= base * (1 - 1e-6)
+    assert bound(nodes, bandwidths[0], tpot * 1.5) >= base * (1 - 1e-6)
+
+
+def test_a_model_that_one_gpu_serves_gets_one_gpu() -> None:
+    problem = ServingProblem(
+        model=load_model("llama-3.1-8b"),
+        cluster=load_cluster("a100-l40s-l4-24"),
+        engine=load_engine("vllm"),
+        workload=chat(rate=0.5),
+    )
+    plan = solve(problem)
+    assert [len(stage.devices) for replica in plan.replicas for stage in replica.stages] == [1]
+    assert plan.certificate.objective == "cost_per_hour"
+    assert plan.predicted["rate"].value == 0.5
+    assert plan.predicted["goodput"].value >= 0.5
+
+
+def test_a_demand_is_met_at_least_cost() -> None:
+    """The plan costs no more than any other number of replicas of one kind that meets the demand."""
+    cluster = small_cluster([("l4", 1, 6), ("a100_sxm_40", 1, 2)])  # 1 and 2 USD/h
+    model = tiny_model(layers=16)
+    engine = load_engine("vllm")
+    problem = ServingProblem(model=model, cluster=cluster, engine=engine, workload=chat(rate=20.0))
+    plan = solve(problem)
+    single = {
+        gpu: solve(ServingProblem(model=model, cluster=small_cluster([(gpu, 1, 1)]), engine=engine, workload=chat()))
+        .predicted["goodput"]
+        .value
+        for gpu in ("l4", "a100_sxm_40")
+    }
+    options = [
+        n * 1.0 + m * 2.0 for n in range(7) for m in range(3) if n * single["l4"] + m * single["a100_sxm_40"] >= 20.0
+    ]
+    assert plan.certificate.value <= min(options) + 1e-9
+    assert plan.predicted["goodput"].value >= 20.0
+
+
+def test_a_demand_beyond_the_cluster_is_served_as_far_as_it_goes() -> None:
+    cluster = small_cluster([("l4", 1, 2)])
+    problem = ServingProblem(
+        model=tiny_model(layers=16), cluster=cluster, engine=load_engine("vllm"), workload=chat(rate=1e4)
+    )
+    plan = solve(problem)
+    assert plan.certificate.objective == "goodput"
+    assert plan.predicted["rate"].value == pytest.approx(plan.predicted["goodput"].value)
+    assert {gpu for r in plan.replicas for s in r.stages for gpu in s.devices} == set(cluster.gpus)
+
+
+def test_a_link_a_thousand_times_slower_changes_prediction_and_plan() -> None:
+    """A model that needs two nodes suffers; one that fits a node stays inside it."""
+    model = load_model("llama-3.1-70b")
+    engine = load_engine("vllm")
+    workload = load_trace("azure-conv-2023").summary(Slo(ttft=10.0, tpot=1.0), rate="max")
+    plans = [
+        solve(
+            ServingProblem(
+                model=model,
+                cluster=small_cluster([("l40s", 4, 2), ("l4", 4, 2)], bandwidth=bandwidth),
+                engine=engine,
+                workload=workload,
+            )
+        )
+        for bandwidth in ("100 Gb/s", "100 Mb/s")
+    ]
+    assert plans[1].predicted["goodput"].value < 0.9 * plans[0].predicted["goodput"].value
+    shapes = [[[stage.devices for stage in r.stages] for r in plan.replicas] for plan in plans]
+    assert shapes[0] != shapes[1]
+
+
+def test_the_slow_link_keeps_replicas_inside_nodes() -> None:
+    model = tiny_model(layers=32, hidden=4096)
+    plan = solve(
+        ServingProblem(
+            model=model,
+            cluster=small_cluster([("l4", 4, 2)], bandwidth="20 Mb/s"),
+            engine=load_engine("vllm"),
+            workload=chat(),
+        )
+    )
+    for replica in plan.replicas:
+        assert len({gpu.split("/")[0] for stage in replica.stages for gpu in stage.devices}) == 1
+
+
+def test_same_plan_twice_and_with_workers() -> None:
+    problem = ServingProblem(
+        model=load_model("llama-3.1-70b"),
+        cluster=load_cluster("a100-l40s-l4-24"),
+        engine=load_engine("vllm"),
+        workload=load_trace("azure-conv-2023").summary(Slo(ttft=2.0, tpot=0.1), rate="max"),
+    )
+    first, second = solve(problem), solve(problem, workers=2)
+    assert plan_to_json(first) == plan_to_json(second)
+
+
+def test_infeasible_problems_name_the_constraint() -> None:
+    model = load_model("llama-3.1-70b")
+
+    def fail(cluster: str, workload: Workload) -> str:
+        with pytest.raises(InfeasibleError) as caught:
+            solve(
+                ServingProblem(
+                    model=model, cluster=load_cluster(cluster), engine=load_engine("vllm"), workload=workload
+                )
+            )
+        return str(caught.value)
+
+    memory = fail("4xl4", chat())
+    assert "needs 13" in memory and "GiB of weights" in memory and "fp8" in memory
+    tpot = fail("8xa100", chat(tpot=0.001))
+    assert "TPOT of 1.0 ms" in tpot and "best is" in tpot and "a100_sxm_80" in tpot
+    ttft = fail("8xa100", chat(ttft=0.01))
+    assert "TTFT of 10.0 ms" in ttft and "best is" in ttft
+
+
+def test_progress_is_reported() -> None:
+    seen: list[tuple[str, float]] = []
+    problem = ServingProblem(
+        model=tiny_model(), cluster=small_cluster([("l4", 2, 1)]), engine=load_engine("vllm"), workload=chat()
+    )
+    solve(problem, progress=lambda what, share: seen.append((what, share)))
+    assert seen and seen[-1][1] == 1.0
+    assert np.all([0.0 <= share <= 1.0 for _, share in seen])
