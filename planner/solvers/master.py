@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from planner.errors import SolverError
+from planner.errors import SolverError, TimeLimitError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -123,8 +123,10 @@ def solve_max_value(problem: MasterProblem, *, time_limit: float, seed: int = 0)
 
     Raises
     ------
+    TimeLimitError
+        If the time limit passes before anything is found.
     SolverError
-        If the solver finds nothing: the empty choice is always there, so that means no time.
+        If the solver fails.
     """
     scale = _SCALE / float(problem.value_T.max())
     up_T = np.ceil(problem.value_T * scale - 1e-9).astype(np.int64)
@@ -226,6 +228,8 @@ def _solve(model: Any, time_limit: float, seed: int) -> tuple[Any, str]:
     status = solver.solve(model)
     if status == cp_model.INFEASIBLE:
         raise _InfeasibleProgramError("the master program has no solution")
+    if status == cp_model.UNKNOWN:
+        raise TimeLimitError(f"no choice of replicas was found within {time_limit:.2g} s; allow more time")
     if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
         raise SolverError(f"the master program ended with {solver.status_name(status)}")
     return solver, solver.status_name(status)
