@@ -14,6 +14,7 @@ from planner.model import layer_table
 
 if TYPE_CHECKING:
     from planner.cost._types import Array
+    from planner.engine import EngineProfile
     from planner.model import ModelSpec
 
 __all__ = [
@@ -97,11 +98,14 @@ def head_bytes(model: ModelSpec, tp: int) -> float:
     return float(layer_table(model).head_bytes) / tp
 
 
-def serving_activation_bytes(model: ModelSpec, tp: int, tokens: float) -> float:
-    """Bytes of activations of one iteration: the widest layer's, and the logits of the sampled rows.
+def serving_activation_bytes(model: ModelSpec, engine: EngineProfile, tp: int) -> float:
+    """Bytes of activations of the largest iteration that an engine runs.
 
-    Hidden states twice (input and residual), the feed-forward's and attention's intermediates, all of which an engine
-    frees layer by layer.
+    Hidden states twice (input and residual) in and out and the widest layer's intermediates, which an engine frees
+    layer by layer; and the logits of as many rows as it runs sequences by default, in fp32. They are counted on every stage,
+    although only the last one has them.
     """
+    defaults = engine.serving_defaults()
     widest = max(2 * kind.ffn_width + 3 * kind.attention.heads * kind.attention.head_dim for kind in model.kinds)
-    return tokens * DTYPE_BYTES[model.dtype] * (4 * model.hidden + widest / tp)
+    hidden = defaults.chunk_tokens.value * DTYPE_BYTES[model.dtype] * (4 * model.hidden + widest / tp)
+    return hidden + min(defaults.max_sequences.value, 256) * model.vocab / tp * DTYPE_BYTES["fp32"]

@@ -122,9 +122,8 @@ class ReplicaPricer:
         self._kv_S = np.array(
             [float(kv_bytes_per_token_L(model, stage.tp)[slice(*stage.layers)].sum()) for stage in stages]
         )
-        chunk_tokens = engine.serving_defaults().chunk_tokens.value
         self.budgets: list[MemoryBudget] = [
-            memory_budget(engine, stage.device.memory.value, serving_activation_bytes(model, stage.tp, chunk_tokens))
+            memory_budget(engine, stage.device.memory.value, serving_activation_bytes(model, engine, stage.tp))
             for stage in stages
         ]
 

@@ -1,7 +1,7 @@
 """Steady state of continuous batching on a replica: TPOT, TTFT and rate from the times of its stages.
 
-A replica is a pipeline of S stages with S microbatches in flight, b sequences decoding in each. Every request brings ISL
-prompt tokens for OSL decode steps, so p = b ISL / OSL prompt tokens are computed per iteration on average. They
+A replica is a pipeline of S stages with S microbatches in flight, b sequences decoding in each. Every request brings
+ISL prompt tokens for OSL decode steps, so p = b ISL / OSL prompt tokens are computed per iteration on average. They
 come in chunks of c tokens: a share f = p / c of the iterations carries one, and prefill is part of every TPOT. With d_s
 the time of stage s without a chunk, x_s with one, and h_s the transfer behind it:
 
@@ -18,7 +18,7 @@ Legend: B batch of candidates or of loads, S stage, G decode batch of a grid, K 
 
 References
 ----------
-A. Agrawal et al., "Taming throughput-latency tradeoff in LLM inference with Sarathi-Serve", OSDI 2024 (chunked prefill).
+A. Agrawal et al., "Taming throughput-latency tradeoff in LLM inference with Sarathi-Serve", OSDI 2024.
 J. F. C. Kingman, "The single server queue in heavy traffic", 1961.
 """
 

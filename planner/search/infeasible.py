@@ -79,10 +79,9 @@ def _on(problem: ServingProblem, kinds: Sequence[StageKind], templates: Template
 def _memory(problem: ServingProblem) -> InfeasibleError:
     """Tell how much memory the model needs against what the whole cluster has."""
     model, engine = problem.model, problem.engine
-    chunk = engine.serving_defaults().chunk_tokens.value
     offered = 0.0
     for node_class in problem.cluster.classes:
-        activations = serving_activation_bytes(model, node_class.gpus_per_node, chunk)
+        activations = serving_activation_bytes(model, engine, node_class.gpus_per_node)
         budget = memory_budget(engine, node_class.device.memory.value, activations)
         offered += max(budget.capacity, 0.0) * node_class.num_gpus
     longest = problem.workload.total.max

@@ -258,8 +258,9 @@ def _in_words(problem: ServingProblem, depth: int, *, complete: bool) -> str:
         for stages, distinct, uniform in _family(problem, depth)
     ]
     text = (
-        f"replicas within what {problem.engine.title} can be told, prefill and decode together: {' or '.join(parts)}; stages of"
-        " one kind side by side in any order of kinds; TP inside a node; every contiguous layer split; decode batches"
-        " on a grid with steps of at most 6 %; every number of replicas that tiles the nodes"
+        f"replicas within what {problem.engine.title} can be told, prefill and decode together:"
+        f" {' or '.join(parts)}; stages of one kind side by side in any order of kinds; TP inside a node; every"
+        " contiguous layer split; decode batches on a grid with steps of at most 6 %; every number of replicas that tiles"
+        " the nodes"
     )
     return text if complete else f"{text}; of these only the shortest pipelines, as the time limit passed"

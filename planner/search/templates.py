@@ -179,7 +179,6 @@ class TemplatePricer:
         self.slo = problem.workload.slo
         self._first_token = engine.overhead.first_token.value
         self._model = model
-        chunk_tokens = engine.serving_defaults().chunk_tokens.value
         self._grid = np.asarray(BATCH_GRID, dtype=float)
         self._grid = self._grid[self._grid * (1 + self.demand.prefill_per_decode) <= self.demand.budget]
         self._kind_of_layer = np.asarray(model.kind_of_layer)
@@ -189,7 +188,7 @@ class TemplatePricer:
             node_class = cluster.classes[kind.node_class]
             pricer = LayerPricer(model, node_class.device, node_collective(node_class, kind.tp))
             tables.append(stage_table(pricer, engine, self.demand, self._grid))
-            activations = serving_activation_bytes(model, kind.tp, chunk_tokens)
+            activations = serving_activation_bytes(model, engine, kind.tp)
             budget = memory_budget(engine, node_class.device.memory.value, activations)
             weights.append(weight_bytes_L(model, kind.tp))
             kv.append(kv_bytes_per_token_L(model, kind.tp))

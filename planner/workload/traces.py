@@ -130,6 +130,46 @@ class Trace:
             raise _no_arrivals(self)
         return replace(self, arrival_N=self.arrival_N / rate_factor)
 
+    def within(self, max_tokens: int) -> Trace:
+        """Return the requests that need at most `max_tokens`, in and out together; the others are left out.
+
+        Parameters
+        ----------
+        max_tokens
+            Usually the model's context, or the engine's limit on it.
+
+        Raises
+        ------
+        InputError
+            If no request is that short.
+
+        Examples
+        --------
+        >>> trace = load_trace("azure-conv-2023")
+        >>> len(trace), len(trace.within(4096))
+        (19366, 17754)
+        """
+        kept_N = self.prompt_N + self.output_N <= max_tokens
+        if kept_N.all():
+            return self
+        if not kept_N.any():
+            shortest = int((self.prompt_N + self.output_N).min())
+            raise InputError(
+                f"no request is left within {max_tokens} tokens",
+                where=self.source,
+                expected=f"a limit of at least {shortest}, the shortest request",
+            )
+        arrival_N = None if self.arrival_N is None else self.arrival_N[kept_N]
+        return replace(
+            self,
+            name=f"{self.name}-within-{max_tokens}",
+            source=f"{self.source}; without requests of more than {max_tokens} tokens",
+            arrival_N=None if arrival_N is None else arrival_N - arrival_N[0],
+            prompt_N=self.prompt_N[kept_N],
+            output_N=self.output_N[kept_N],
+            session_N=None if self.session_N is None else self.session_N[kept_N],
+        )
+
     def summary(self, slo: Slo | None = None, *, rate: float | Literal["trace", "max"] = "trace") -> Workload:
         """Summarise as a workload.
 
