@@ -1,28 +1,23 @@
-"""The layer partition as a constraint program: a second, unrelated opinion on the interval DP.
+"""The layer partition of one pipeline as a constraint program: a second, unrelated opinion on the interval DP.
 
-Much slower than :mod:`planner.partition.interval_dp` and meant for checking it. The program has one Boolean per
-stage and layer and no prefix sums, so that it shares neither recurrence nor arithmetic with what it checks.
+Much slower than the DP and meant for checking it. The program has one Boolean per stage and layer and no prefix
+sums; it shares neither recurrence, nor arithmetic, nor code with what it checks.
+
+Axes in names: S stage, L layer.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 
 from planner.errors import SolverError, TimeLimitError
-from planner.partition.problem import (
-    IntArray,
-    Objective,
-    Partition,
-    StageCosts,
-    check_objective,
-    objective_value,
-    stage_times,
-)
 
 if TYPE_CHECKING:
-    from planner.partition.problem import FloatArray
+    from numpy.typing import NDArray
+
+    FloatArray = NDArray[np.float64]
 
 __all__ = ["partition_layers_cp_sat"]
 
@@ -31,37 +26,45 @@ _STEPS: Final = 10**9
 
 
 def partition_layers_cp_sat(
-    costs: StageCosts,
-    objective: Objective,
-    microbatches_B: IntArray | int = 1,
+    layer_SL: FloatArray,
+    fixed_S: FloatArray,
     *,
+    objective: Literal["bottleneck", "sum", "pipeline"],
+    microbatches: int = 1,
+    memory_SL: FloatArray | None = None,
+    memory_fixed_S: FloatArray | None = None,
+    capacity_S: FloatArray | None = None,
     time_limit: float = 60.0,
-) -> Partition:
-    """Find what :func:`planner.partition.partition_layers` finds, up to ties, one candidate after the other.
+) -> tuple[int, ...] | None:
+    """Split the layers of one pipeline over its stages so that the objective is least.
 
     CP-SAT knows integers only. Whole numbers are taken as they are and the answer is exact. Other costs are rounded
-    to a billionth of the largest stage, memory up and capacity down, and the value returned is that of the
-    partition under the true costs, at most a few billionths from the best.
+    to a billionth of the largest stage, memory up and room for it down, which leaves the true value of the answer a
+    few billionths from the best.
 
     Parameters
     ----------
-    costs
-        The batch of candidates.
+    layer_SL
+        Cost of each layer on each stage, not negative.
+    fixed_S
+        Cost that a stage has whatever it holds.
     objective
-        ``"bottleneck"``, ``"sum"`` or ``"pipeline"``.
-    microbatches_B
-        m of each candidate or of all; read by ``"pipeline"`` only.
+        ``"bottleneck"``: the slowest stage. ``"sum"``: all stages. ``"pipeline"``: ``(m - 1) * max + sum``.
+    microbatches
+        m, read by ``"pipeline"`` only.
+    memory_SL, memory_fixed_S, capacity_S
+        Memory of each layer on each stage, of each stage whatever it holds, and how much a stage has, which may be
+        infinite. Without `capacity_S` memory is no concern.
     time_limit
-        Seconds for each candidate.
+        Seconds.
 
     Returns
     -------
-    Partition
+    tuple of S + 1 ints, or None
+        First layer of each stage and, last, L. None where no partition gives every stage a layer and fits.
 
     Raises
     ------
-    ValueError
-        If there is no such objective.
     TimeLimitError
         If optimality was not proven in time.
     SolverError
@@ -69,30 +72,12 @@ def partition_layers_cp_sat(
 
     Examples
     --------
-    >>> costs = StageCosts(layer_BSL=np.ones((1, 2, 6)) * [[[1.0], [2.0]]])
-    >>> partition_layers_cp_sat(costs, "bottleneck").value_B
-    array([4.])
+    >>> partition_layers_cp_sat(np.array([[1.0] * 6, [2.0] * 6]), np.zeros(2), objective="bottleneck")
+    (0, 4, 6)
     """
-    check_objective(objective)
-    microbatches = np.broadcast_to(microbatches_B, (costs.batch,))
-    bounds_BS1 = np.full((costs.batch, costs.num_stages + 1), -1, dtype=np.int64)
-    for b in range(costs.batch):
-        first_S = _solve_one(costs, b, objective, int(microbatches[b]), time_limit)
-        if first_S is not None:
-            bounds_BS1[b, : len(first_S)] = first_S
-            bounds_BS1[b, len(first_S) :] = costs.num_layers
-    value_B = objective_value(objective, stage_times(costs, bounds_BS1), microbatches)
-    return Partition(bounds_BS1=bounds_BS1, value_B=value_B, feasible_B=bounds_BS1[:, 0] == 0)
-
-
-def _solve_one(
-    costs: StageCosts, b: int, objective: Objective, microbatches: int, time_limit: float
-) -> list[int] | None:
-    """First layer of each real stage, or None if there is no partition."""
     from ortools.sat.python import cp_model
 
-    layers = range(costs.num_layers)
-    stages = range(costs.num_stages if costs.stages_B is None else int(costs.stages_B[b]))
+    stages, layers = (range(size) for size in layer_SL.shape)
     model = cp_model.CpModel()
     holds = [[model.new_bool_var(f"stage {s} holds layer {i}") for i in layers] for s in stages]
 
@@ -106,21 +91,22 @@ def _solve_one(
             before = [holds[s][i - 1]] if s == 0 else [holds[s][i - 1], holds[s - 1][i - 1]]
             model.add_bool_or(before).only_enforce_if(holds[s][i])
 
-    scale = _scale(costs.layer_BSL[b], costs.fixed_BS[b])
-    layer_SL = np.rint(costs.layer_BSL[b] * scale).astype(np.int64).tolist()
-    fixed_S = np.rint(costs.fixed_BS[b] * scale).astype(np.int64).tolist()
-    time_S = [fixed_S[s] + sum(layer_SL[s][i] * holds[s][i] for i in layers) for s in stages]
-    slowest = model.new_int_var(0, max(fixed_S[s] + sum(layer_SL[s]) for s in stages), "slowest")
+    scale = _scale(layer_SL, fixed_S)
+    cost_SL = np.rint(layer_SL * scale).astype(np.int64).tolist()
+    once_S = np.rint(fixed_S * scale).astype(np.int64).tolist()
+    time_S = [once_S[s] + sum(cost_SL[s][i] * holds[s][i] for i in layers) for s in stages]
+    slowest = model.new_int_var(0, max(once_S[s] + sum(cost_SL[s]) for s in stages), "slowest")
     for s in stages:
         model.add(time_S[s] <= slowest)
 
-    if costs.memory_BSL is not None and costs.capacity_BS is not None:
-        scale = _scale(costs.memory_BSL[b], costs.memory_fixed_BS[b])
-        memory_SL = np.ceil(costs.memory_BSL[b] * scale).astype(np.int64)
-        free_S = np.floor((costs.capacity_BS[b] - costs.memory_fixed_BS[b]) * scale)
-        free_S = np.clip(free_S, -1, memory_SL.sum(axis=1))  # beyond either end nothing changes
+    if memory_SL is not None and capacity_S is not None:
+        occupied_S = np.zeros(len(stages)) if memory_fixed_S is None else memory_fixed_S
+        scale = _scale(memory_SL, occupied_S)
+        need_SL = np.ceil(memory_SL * scale).astype(np.int64)
+        # Beyond either end nothing changes, and infinite room becomes an integer.
+        free_S = np.clip(np.floor((capacity_S - occupied_S) * scale), -1, need_SL.sum(axis=1))
         for s in stages:
-            model.add(sum(int(memory_SL[s, i]) * holds[s][i] for i in layers) <= int(free_S[s]))
+            model.add(sum(int(need_SL[s, i]) * holds[s][i] for i in layers) <= int(free_S[s]))
 
     if objective == "bottleneck":
         model.minimize(slowest)
@@ -137,14 +123,14 @@ def _solve_one(
     if status == cp_model.INFEASIBLE:
         return None
     if status == cp_model.OPTIMAL:
-        return [next(i for i in layers if solver.boolean_value(holds[s][i])) for s in stages]
+        return (*(next(i for i in layers if solver.boolean_value(holds[s][i])) for s in stages), len(layers))
     if status == cp_model.MODEL_INVALID:
         raise SolverError(f"CP-SAT rejects the partition program: {model.validate()}")
-    raise TimeLimitError(f"CP-SAT did not prove the best partition of candidate {b} within {time_limit:g} s")
+    raise TimeLimitError(f"CP-SAT did not prove the best partition within {time_limit:g} s")
 
 
 def _scale(layer_SL: FloatArray, fixed_S: FloatArray) -> float:
-    """Factor that turns one candidate's amounts into integers: 1 where they are integers already."""
+    """Factor that turns amounts into integers: 1 where they are integers already."""
     largest = float(layer_SL.sum(axis=1).max() + fixed_S.max())
     amounts = np.append(layer_SL, fixed_S)
     if largest == 0 or (largest < 2**40 and bool((amounts == np.rint(amounts)).all())):
