@@ -102,8 +102,8 @@ def serving_activation_bytes(model: ModelSpec, engine: EngineProfile, tp: int) -
     """Bytes of activations of the largest iteration that an engine runs.
 
     Hidden states twice (input and residual) in and out and the widest layer's intermediates, which an engine frees
-    layer by layer; and the logits of as many rows as it runs sequences by default, in fp32. They are counted on every stage,
-    although only the last one has them.
+    layer by layer; and the logits of as many rows as it runs sequences by default, in fp32. They are counted on every
+    stage, although only the last one has them.
     """
     defaults = engine.serving_defaults()
     widest = max(2 * kind.ffn_width + 3 * kind.attention.heads * kind.attention.head_dim for kind in model.kinds)

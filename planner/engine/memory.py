@@ -58,7 +58,7 @@ def memory_budget(engine: EngineProfile, memory: float, activations: float) -> M
     --------
     >>> from planner.engine import load_engine
     >>> budget = memory_budget(load_engine("vllm"), 80 * 2**30, 2 * 2**30)
-    >>> budget.cache(40 * 2**30) / 2**30  # 0.92 * 80 - 1 reserved - 2 - 40
+    >>> round(budget.cache(40 * 2**30) / 2**30, 1)  # 0.92 * 80 - 1 reserved - 2 - 40
     30.6
     """
     fraction = engine.memory_fraction.value

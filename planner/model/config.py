@@ -68,9 +68,7 @@ class Config:
     where: str
     prefix: str = ""
 
-    def error(
-        self, field: str, what: str, expected: str | None = None, hint: str | None = None
-    ) -> InputError:
+    def error(self, field: str, what: str, expected: str | None = None, hint: str | None = None) -> InputError:
         """Make an error about one field of this object."""
         return InputError(what, where=self.where, field=self.prefix + field, expected=expected, hint=hint)
 
@@ -105,7 +103,8 @@ class Config:
                 return default
             also = f" (also read as {', '.join(names[1:])})" if len(names) > 1 else ""
             what = "is null" if name in self.values else "is missing"
-            raise self.error(name, what, expected + also)
+            hint = "take the complete config.json of the checkpoint"
+            raise self.error(name, what, expected + also, hint)
         if isinstance(value, float) and value.is_integer():
             value = int(value)
         if isinstance(value, bool) or not isinstance(value, int) or value < minimum:

@@ -1,7 +1,8 @@
 """Serving by replica templates and a master integer program: the exact default.
 
 1. enumerate the stage kinds, and the sequences of them that a replica may be made of (`planner.search.templates`);
-2. price every template for the fastest links that it could get: goodput at the SLO, layers split exactly;
+2. price every template for the fastest links that it could get (`planner.search.template_pricer`): goodput at the SLO,
+   layers split exactly;
 3. drop templates that another one matches with fewer GPUs;
 4. choose how many of each by an integer program that tiles real nodes (`planner.solvers.master`): least cost if the
    demand can be met, greatest goodput otherwise;
@@ -26,7 +27,8 @@ from planner.search.infeasible import explain_infeasible
 from planner.search.packing import StageGroup, pack
 from planner.search.problem import Budget, SearchResult, ServingProblem
 from planner.search.serving_plan import build_serving_plan
-from planner.search.templates import StageKind, TemplatePricer, Templates, enumerate_templates, stage_kinds
+from planner.search.template_pricer import TemplatePricer
+from planner.search.templates import StageKind, Templates, enumerate_templates, stage_kinds
 from planner.solvers.master import MasterProblem, MasterSolution, solve_max_value, solve_min_cost
 
 if TYPE_CHECKING:
@@ -260,7 +262,7 @@ def _in_words(problem: ServingProblem, depth: int, *, complete: bool) -> str:
     text = (
         f"replicas within what {problem.engine.title} can be told, prefill and decode together:"
         f" {' or '.join(parts)}; stages of one kind side by side in any order of kinds; TP inside a node; every"
-        " contiguous layer split; decode batches on a grid with steps of at most 6 %; every number of replicas that tiles"
-        " the nodes"
+        " contiguous layer split; decode batches on a grid with steps of at most 6 %; every number of replicas that"
+        " tiles the nodes"
     )
     return text if complete else f"{text}; of these only the shortest pipelines, as the time limit passed"

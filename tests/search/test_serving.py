@@ -16,7 +16,8 @@ from planner.model import load_model
 from planner.plan import ServingPlan, plan_to_json
 from planner.search.problem import Budget, ServingProblem
 from planner.search.serving import search_templates
-from planner.search.templates import TemplatePricer, enumerate_templates, stage_kinds
+from planner.search.template_pricer import TemplatePricer
+from planner.search.templates import enumerate_templates, stage_kinds
 from planner.verify.serving import check_serving
 from planner.workload import Slo, Workload, fixed_workload, load_trace
 from tests.search.small import small_cluster, tiny_model

@@ -15,7 +15,8 @@ from planner.cost.replica import Operation, ReplicaPricer
 from planner.engine import EngineProfile, load_engine
 from planner.model import ModelSpec
 from planner.search.problem import ServingProblem
-from planner.search.templates import StageKind, TemplatePricer, enumerate_templates, stage_kinds
+from planner.search.template_pricer import TemplatePricer
+from planner.search.templates import StageKind, enumerate_templates, stage_kinds
 from planner.workload import Slo, fixed_workload
 from tests.search.small import small_cluster, tiny_model
 

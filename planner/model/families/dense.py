@@ -7,7 +7,7 @@ from planner.model.families.blocks import Architecture, decoder, gated_ffn, grou
 from planner.model.families.windows import no_windows, sliding_windows
 from planner.model.quantization import Formats
 
-__all__ = ["gemma", "gemma2", "gemma3", "llama", "mistral", "phi3", "qwen2", "qwen3"]
+__all__ = ["gemma", "gemma2", "gemma3", "llama", "mistral", "phi3", "qwen2", "qwen3", "qwen_windows"]
 
 
 def llama(config: Config, formats: Formats) -> Architecture:
