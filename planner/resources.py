@@ -44,7 +44,8 @@ def read_text(path: Path, what: str) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise InputError("no such file", where=path, expected=f"a {what} file") from None
+        hint = "check the path" if path.is_absolute() else f"check the path, which is read from {Path.cwd()}"
+        raise InputError("no such file", where=path, expected=f"a {what} file", hint=hint) from None
     except IsADirectoryError:
         raise InputError("is a folder", where=path, expected=f"a {what} file") from None
     except UnicodeDecodeError as error:

@@ -126,9 +126,11 @@ def number_in(dimension: str, low: float, high: float) -> Callable[[object], flo
         except ValueError as error:
             raise not_as_expected(str(error), expected=_EXAMPLE[dimension]) from None
         if value < 0:
-            raise not_as_expected(f"{raw!r} is negative", expected=f"a positive {_NOUN[dimension]}")
+            expected = f"a positive {_NOUN[dimension]}"
+            raise not_as_expected(f"{raw!r} is negative", expected=expected, hint="remove the minus sign")
         if value == 0 and low > 0:
-            raise not_as_expected(f"{raw!r} is zero", expected=f"a positive {_NOUN[dimension]}")
+            expected = f"a positive {_NOUN[dimension]}"
+            raise not_as_expected(f"{raw!r} is zero", expected=expected, hint="leave out what is not there")
         if not low <= value <= high:
             direction = "small" if value < low else "large"
             raise not_as_expected(

@@ -143,21 +143,15 @@ def lognormal_workload(
     )
 
 
-def _sample(
-    generator: np.random.Generator, mean: float, cv: float
-) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+def _sample(generator: np.random.Generator, mean: float, cv: float) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
     """Draw whole token counts of at least 1 with this mean and coefficient of variation, before rounding."""
     variance = math.log1p(cv**2)
-    values_N = np.exp(
-        math.log(mean) - variance / 2 + math.sqrt(variance) * generator.standard_normal(_SAMPLES)
-    )
+    values_N = np.exp(math.log(mean) - variance / 2 + math.sqrt(variance) * generator.standard_normal(_SAMPLES))
     return np.maximum(1.0, np.rint(values_N))
 
 
 def _constant(tokens: int) -> LengthDistribution:
-    return LengthDistribution(
-        mean=tokens, second_moment=tokens**2, quantiles=(float(tokens),) * len(QUANTILE_LEVELS)
-    )
+    return LengthDistribution(mean=tokens, second_moment=tokens**2, quantiles=(float(tokens),) * len(QUANTILE_LEVELS))
 
 
 def _check_length(name: str, tokens: float) -> None:

@@ -289,9 +289,7 @@ def _load(path: Path, layout: str | None, *, name: str, source: str) -> Trace:
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise InputError(
-            f"is not UTF-8 text (byte {error.start})", where=path, expected="a trace file"
-        ) from None
+        raise InputError(f"is not UTF-8 text (byte {error.start})", where=path, expected="a trace file") from None
     rows = read_rows(text, str(path), layout)
     arrival_N, order_N = rows.arrival_N, np.arange(len(rows.prompt_N))
     if arrival_N is not None:
@@ -316,9 +314,7 @@ def _read_bytes(path: Path) -> bytes:
         content = path.read_bytes()
     except FileNotFoundError:
         shipped = ", ".join(list_traces())
-        raise InputError(
-            "no such file", where=path, expected="a trace file", hint=f"shipped: {shipped}"
-        ) from None
+        raise InputError("no such file", where=path, expected="a trace file", hint=f"shipped: {shipped}") from None
     except IsADirectoryError:
         raise InputError("is a folder", where=path, expected="a trace file") from None
     except OSError as error:
@@ -328,9 +324,7 @@ def _read_bytes(path: Path) -> bytes:
     try:
         return gzip.decompress(content)
     except (EOFError, OSError, zlib.error) as error:
-        raise InputError(
-            f"is damaged or cut short: {error}", where=path, expected="a gzipped trace file"
-        ) from None
+        raise InputError(f"is damaged or cut short: {error}", where=path, expected="a gzipped trace file") from None
 
 
 def _no_arrivals(trace: Trace) -> InputError:

@@ -119,3 +119,19 @@ def test_names_and_paths_that_lead_nowhere(tmp_path: Path) -> None:
         load_trace(tmp_path)
     with pytest.raises(InputError, match="unknown trace"):
         trace_source("absent")
+
+
+def test_requests_within_a_limit(tmp_path: Path) -> None:
+    path = tmp_path / "mixed.csv"
+    rows = "1.0,90,10\n2.0,90,11\n4.0,10,10\n9.0,500,1\n"
+    path.write_text(f"arrived_at,num_prefill_tokens,num_decode_tokens\n{rows}", encoding="utf-8")
+    trace = load_trace(path)
+    kept = trace.within(100)
+    assert kept.prompt_N.tolist() == [90, 10] and kept.output_N.tolist() == [10, 10]
+    assert kept.arrival_N is not None and kept.arrival_N.tolist() == [0.0, 3.0]
+    assert kept.summary().total.max == 100
+    assert "100" in kept.name and "100 tokens" in kept.source and kept.sha256 == trace.sha256
+    assert trace.within(501) is trace
+    with pytest.raises(InputError, match="no request is left within 19 tokens") as caught:
+        trace.within(19)
+    assert caught.value.expected is not None and "20" in caught.value.expected

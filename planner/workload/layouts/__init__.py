@@ -69,9 +69,7 @@ def detect(names: list[str], where: str) -> Layout:
     for layout in LAYOUTS.values():
         if layout.matches(names):
             return layout
-    known = "; ".join(
-        f"{key}: {', '.join(item.columns)}" for key, item in LAYOUTS.items() if key == item.name
-    )
+    known = "; ".join(f"{key}: {', '.join(item.columns)}" for key, item in LAYOUTS.items() if key == item.name)
     raise InputError(
         f"has the columns {', '.join(names)}, which no trace layout has"[:300],
         where=where,

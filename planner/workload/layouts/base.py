@@ -106,6 +106,7 @@ class Table:
                     f"{len(row)} fields where the header has {len(header)}: {','.join(row)[:80]!r}",
                     where=f"{where}:{line}",
                     expected=f"a value for each of {', '.join(self.names)}",
+                    hint="correct that row, or take it out",
                 )
         if not lines_and_rows:
             raise InputError("has a header but no requests", where=where)
@@ -138,9 +139,7 @@ class Table:
             values_N = np.array([float(value) for value in written], dtype=np.float64)
         except ValueError:
             line, value = next(
-                (line, value)
-                for line, value in zip(self.lines, written, strict=True)
-                if not _is_number(value)
+                (line, value) for line, value in zip(self.lines, written, strict=True) if not _is_number(value)
             )
             raise bad_value(self.where, line, name, value, expected) from None
         for index in np.flatnonzero(~np.isfinite(values_N))[:1]:
@@ -171,17 +170,13 @@ def whole_tokens(minimum: int = 1) -> str:
 def bad_value(where: str, line: int, column: str, value: object, expected: str) -> InputError:
     """Error for one value of a trace."""
     shown = "an empty field" if value == "" else repr(value)
-    return InputError(f"found {shown}", where=f"{where}:{line}", field=column, expected=expected)
+    hint = "correct that row, or take it out"
+    return InputError(f"found {shown}", where=f"{where}:{line}", field=column, expected=expected, hint=hint)
 
 
 def tokens_of(value: object, where: str, line: int, key: str, minimum: int = 1) -> int:
     """Check a JSON value for a token count of at least `minimum`."""
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, int | float)
-        or value != value // 1
-        or value < minimum
-    ):
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value // 1 or value < minimum:
         raise bad_value(where, line, key, value, whole_tokens(minimum))
     return int(value)
 

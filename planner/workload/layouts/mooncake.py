@@ -60,9 +60,7 @@ def _record(written: str, where: str, line: int) -> dict[str, Any]:
         record = json.loads(written)
     except json.JSONDecodeError as error:
         place = f"{where}:{line}:{error.colno}"
-        raise InputError(
-            f"is not JSON: {error.msg}", where=place, expected="one JSON object a line"
-        ) from None
+        raise InputError(f"is not JSON: {error.msg}", where=place, expected="one JSON object a line") from None
     if not isinstance(record, dict):
         raise InputError(f"found {written[:80]!r}", where=f"{where}:{line}", expected="a JSON object")
     for key in _KEYS:

@@ -1,0 +1,296 @@
+"""The library: the same jobs as the command line, without printing.
+
+Every argument that names something takes the thing itself, a shipped name, or a path.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar, cast
+
+from planner.cluster import Cluster, load_cluster
+from planner.cost.prediction import PlacedStage
+from planner.engine import EngineProfile, load_engine
+from planner.errors import InfeasibleError, InputError
+from planner.model import ModelSpec, load_model
+from planner.plan import ServingPlan, TrainingJob, TrainingPlan
+from planner.search.explicit import estimate_serving
+from planner.search.problem import Budget, SearchResult, ServingProblem, TrainingProblem
+from planner.search.registry import serving_method, training_method
+from planner.workload import Slo, Trace, Workload, load_trace
+
+__all__ = ["estimate", "plan_serving", "plan_training", "search_serving", "search_training"]
+
+T = TypeVar("T")
+
+
+def plan_serving(
+    model: ModelSpec | str | Path,
+    cluster: Cluster | str | Path,
+    workload: Workload | Trace | str | Path,
+    *,
+    engine: EngineProfile | str = "vllm",
+    ttft: float | None = None,
+    tpot: float | None = None,
+    rate: float | str = "trace",
+    method: str = "templates",
+    max_stages: int | None = None,
+    budget: Budget | None = None,
+) -> ServingPlan:
+    """Plan serving: which replicas, on which GPUs, with which share of the traffic.
+
+    Parameters
+    ----------
+    model, cluster
+        The things, shipped names or paths.
+    workload
+        A workload, or a trace (or its name or path), which `ttft`, `tpot` and `rate` turn into one.
+    engine
+        What will run the plan; only what it can be told is planned. ``"generic"`` lifts that.
+    ttft, tpot
+        Targets in seconds, for a trace; 90 % of the requests are to meet them.
+    rate
+        Requests/s for a trace: ``"trace"`` (its own), ``"max"`` (as many as the cluster can) or a number.
+    method
+        Search method.
+    max_stages
+        Most pipeline stages of a replica.
+    budget
+        Time limit, workers, progress callback.
+
+    Returns
+    -------
+    ServingPlan
+        With predictions and certificate.
+
+    Raises
+    ------
+    InputError
+        If an input is wrong.
+    InfeasibleError
+        If no plan exists; says which constraint binds.
+    TimeLimitError
+        If the time limit passed without a plan.
+
+    Examples
+    --------
+    >>> plan = plan_serving("llama-3.1-8b", "1xh100", "azure-conv-2023", ttft=2.0, tpot=0.1, rate=2.0)
+    >>> len(plan.replicas), plan.replicas[0].stages[0].devices
+    (1, ('node-0/0',))
+    """
+    return search_serving(
+        model,
+        cluster,
+        workload,
+        engine=engine,
+        ttft=ttft,
+        tpot=tpot,
+        rate=rate,
+        method=method,
+        max_stages=max_stages,
+        budget=budget,
+    ).plan
+
+
+def search_serving(
+    model: ModelSpec | str | Path,
+    cluster: Cluster | str | Path,
+    workload: Workload | Trace | str | Path,
+    *,
+    engine: EngineProfile | str = "vllm",
+    ttft: float | None = None,
+    tpot: float | None = None,
+    rate: float | str = "trace",
+    method: str = "templates",
+    max_stages: int | None = None,
+    budget: Budget | None = None,
+) -> SearchResult[ServingPlan]:
+    """Do as `plan_serving` does, and tell what the search took: seconds, templates priced."""
+    search = serving_method(method)
+    problem = _serving_problem(model, cluster, workload, engine, ttft, tpot, rate, max_stages)
+    return search(problem, budget or Budget())
+
+
+def plan_training(
+    model: ModelSpec | str | Path,
+    cluster: Cluster | str | Path,
+    *,
+    global_batch: int,
+    sequence_length: int,
+    engine: EngineProfile | str = "megatron",
+    zero_stage: int = 1,
+    method: str = "metis",
+    max_stages: int | None = None,
+    budget: Budget | None = None,
+) -> TrainingPlan:
+    """Plan training: stages, tensor and data parallelism, layers, microbatches.
+
+    Parameters
+    ----------
+    model, cluster
+        The things, shipped names or paths.
+    global_batch
+        Sequences per optimizer step.
+    sequence_length
+        Tokens per sequence.
+    engine
+        What will run the plan: ``"megatron"`` or ``"generic"``.
+    zero_stage
+        0 or 1: whether the optimizer's state is divided over data parallelism.
+    method, max_stages, budget
+        As for `plan_serving`.
+
+    Returns
+    -------
+    TrainingPlan
+        With predictions and certificate.
+
+    Raises
+    ------
+    InputError, InfeasibleError, TimeLimitError
+        As `plan_serving`.
+    """
+    return search_training(
+        model,
+        cluster,
+        global_batch=global_batch,
+        sequence_length=sequence_length,
+        engine=engine,
+        zero_stage=zero_stage,
+        method=method,
+        max_stages=max_stages,
+        budget=budget,
+    ).plan
+
+
+def search_training(
+    model: ModelSpec | str | Path,
+    cluster: Cluster | str | Path,
+    *,
+    global_batch: int,
+    sequence_length: int,
+    engine: EngineProfile | str = "megatron",
+    zero_stage: int = 1,
+    method: str = "metis",
+    max_stages: int | None = None,
+    budget: Budget | None = None,
+) -> SearchResult[TrainingPlan]:
+    """Do as `plan_training` does, and tell what the search took."""
+    search = training_method(method)
+    for name, value in (("global_batch", global_batch), ("sequence_length", sequence_length)):
+        if value < 1:
+            raise InputError(f"{value}", field=name, expected="a whole number of at least 1")
+    if zero_stage not in (0, 1):
+        raise InputError(f"{zero_stage}", field="zero_stage", expected="0 or 1")
+    problem = TrainingProblem(
+        model=_loaded(model, ModelSpec, load_model),
+        cluster=_loaded(cluster, Cluster, load_cluster),
+        engine=_loaded(engine, EngineProfile, load_engine),
+        job=TrainingJob(global_batch=global_batch, sequence_length=sequence_length, zero_stage=zero_stage),
+        max_stages=max_stages,
+    )
+    return search(problem, budget or Budget())
+
+
+def estimate(
+    model: ModelSpec | str | Path,
+    cluster: Cluster | str | Path,
+    workload: Workload | Trace | str | Path,
+    replicas: Sequence[Sequence[tuple[Sequence[str], int]]],
+    *,
+    engine: EngineProfile | str = "vllm",
+    ttft: float | None = None,
+    tpot: float | None = None,
+    rate: float | str = "trace",
+) -> ServingPlan:
+    """Price one explicit serving configuration.
+
+    Parameters
+    ----------
+    model, cluster, workload, engine, ttft, tpot, rate
+        As for `plan_serving`.
+    replicas
+        For each replica its stages in order: the GPUs of the tensor-parallel group (``node/index``), and how many
+        layers they hold.
+
+    Returns
+    -------
+    ServingPlan
+        The configuration as a plan; its certificate bounds nothing but itself.
+
+    Raises
+    ------
+    InputError
+        If GPUs or layers do not add up.
+    InfeasibleError
+        If a stage does not fit its memory, or the SLO cannot be met.
+
+    Examples
+    --------
+    >>> plan = estimate("llama-3.1-8b", "1xh100", "azure-conv-2023", [[(["node-0/0"], 32)]], ttft=2.0, tpot=0.1)
+    >>> plan.predicted["goodput"].value > 1
+    True
+    """
+    problem = _serving_problem(model, cluster, workload, engine, ttft, tpot, rate)
+    placed = []
+    for stages in replicas:
+        first = 0
+        replica = []
+        for devices, layers in stages:
+            replica.append(PlacedStage(tuple(devices), (first, first + layers)))
+            first += layers
+        placed.append(replica)
+    return estimate_serving(problem, placed)
+
+
+def _loaded(thing: T | str | Path, kind: type[T], load: Callable[[str | Path], T]) -> T:
+    if isinstance(thing, kind):
+        return thing
+    return load(cast("str | Path", thing))
+
+
+def _serving_problem(
+    model: ModelSpec | str | Path,
+    cluster: Cluster | str | Path,
+    workload: Workload | Trace | str | Path,
+    engine: EngineProfile | str,
+    ttft: float | None,
+    tpot: float | None,
+    rate: float | str,
+    max_stages: int | None = None,
+) -> ServingProblem:
+    if max_stages is not None and max_stages < 1:
+        raise InputError(f"{max_stages}", field="max_stages", expected="a whole number of at least 1")
+    problem = ServingProblem(
+        model=_loaded(model, ModelSpec, load_model),
+        cluster=_loaded(cluster, Cluster, load_cluster),
+        engine=_loaded(engine, EngineProfile, load_engine),
+        workload=_workload(workload, ttft, tpot, rate),
+        max_stages=max_stages,
+    )
+    longest, context = problem.workload.total.max, problem.model.max_context
+    if longest > context:
+        # An engine rejects such a request, so a plan that counts it would promise what nobody can serve.
+        raise InfeasibleError(
+            f"the longest request of {problem.workload.name} takes {longest:,.0f} tokens, in and out together;"
+            f" {problem.model.name} has a context of {context:,}",
+            hint=f"shorter requests (of a trace: --drop-longer-than {context}, or Trace.within({context})),"
+            " or a model with a longer context",
+        )
+    return problem
+
+
+def _workload(
+    workload: Workload | Trace | str | Path, ttft: float | None, tpot: float | None, rate: float | str
+) -> Workload:
+    if isinstance(workload, Workload):
+        return workload
+    trace = workload if isinstance(workload, Trace) else load_trace(workload)
+    if isinstance(rate, str) and rate not in ("trace", "max"):
+        raise InputError(f"{rate!r}", field="rate", expected="'trace', 'max' or requests per second")
+    for name, seconds in (("ttft", ttft), ("tpot", tpot)):
+        if seconds is not None and not (math.isfinite(seconds) and seconds > 0):
+            raise InputError(f"{seconds}", field=name, expected="seconds, more than 0 and finite")
+    return trace.summary(Slo(ttft=ttft, tpot=tpot), rate=rate)  # type: ignore[arg-type]

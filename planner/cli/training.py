@@ -1,0 +1,97 @@
+"""`planner training`: plan how a model is trained."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from planner.cli import options as opt
+
+__all__ = ["training"]
+
+
+def training(
+    model: opt.ModelName,
+    cluster: opt.ClusterName,
+    global_batch_size: Annotated[
+        int,
+        typer.Option(
+            "--global-batch-size",
+            "-b",
+            min=1,
+            metavar="SEQUENCES",
+            help="Sequences per optimizer step.",
+            rich_help_panel="Job",
+        ),
+    ],
+    seq_len: Annotated[
+        int,
+        typer.Option(
+            "--seq-len",
+            "-s",
+            min=1,
+            metavar="TOKENS",
+            help="Tokens per sequence.",
+            rich_help_panel="Job",
+        ),
+    ],
+    engine: opt.EngineName = "megatron",
+    zero: Annotated[
+        int,
+        typer.Option(
+            "--zero",
+            min=0,
+            max=1,
+            metavar="0|1",
+            help="1 divides the optimizer's state over data parallelism.",
+            rich_help_panel="Job",
+        ),
+    ] = 1,
+    method: opt.Method = "metis",
+    weight_dtype: opt.WeightDtype = None,
+    assume: opt.Assume = None,
+    max_stages: opt.MaxStages = None,
+    time_limit: opt.TimeLimit = 60.0,
+    seed: opt.Seed = 0,
+    workers: opt.Workers = 1,
+    output: opt.Output = None,
+    json: opt.Json = False,
+    quiet: opt.Quiet = False,
+) -> None:
+    """Plan training: stages, tensor and data parallelism, layers, microbatches.
+
+    The plan is laid out on stderr. Its JSON goes to stdout with --json, to a file with -o FILE.
+
+    [dim]planner training -m llama-2-7b -c a100-v100-t4-32 --global-batch-size 256 --seq-len 2048 -o plan.json[/dim]
+    """
+    from planner.cli import inputs
+    from planner.cli.output import PlanSink, search_progress, searched_in_words
+
+    sink = PlanSink(output, json=json, quiet=quiet)
+    from planner.api import search_training
+    from planner.cluster import load_cluster
+    from planner.engine import load_engine
+    from planner.search.problem import Budget
+
+    loaded_model = inputs.read_model(model, weight_dtype, None, assume)
+    loaded_cluster, loaded_engine = load_cluster(cluster), load_engine(engine)
+    with search_progress(quiet=quiet) as progress:
+        result = search_training(
+            loaded_model,
+            loaded_cluster,
+            global_batch=global_batch_size,
+            sequence_length=seq_len,
+            engine=loaded_engine,
+            zero_stage=zero,
+            method=method,
+            max_stages=max_stages,
+            budget=Budget(time_limit=time_limit, seed=seed, workers=workers, progress=progress),
+        )
+    from planner.report.training import training_report
+
+    searched = searched_in_words(result.seconds, result.counts)
+    sink.put(
+        result.plan,
+        lambda: training_report(result.plan, loaded_model, loaded_cluster, loaded_engine, searched=searched),
+    )

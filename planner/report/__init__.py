@@ -1,0 +1,1 @@
+"""Plans and inputs for people: tables on the terminal."""

@@ -1,0 +1,126 @@
+"""GPU types: data sheet, price and efficiencies, each number with where it comes from."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from planner.report.terminal import block, data_table, heading, styled_provenance
+from planner.report.words import format_bandwidth, format_error, format_number, format_share
+from planner.units import format_bytes, format_seconds
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from planner.cluster import Curve, DeviceProfile, Quantity
+
+__all__ = ["device_report", "device_table"]
+
+
+def device_table(devices: Sequence[DeviceProfile]) -> Table:
+    """List GPU types, one line each."""
+    columns = ["name", "title", ">memory", ">bandwidth", ">16-bit FLOP/s", ">USD/h", "efficiency"]
+    return data_table(columns, [_line(device) for device in devices], fold=("title",))
+
+
+def _line(device: DeviceProfile) -> list[str | Text]:
+    dense = device.flops.get("bf16", device.flops.get("fp16"))
+    price = device.price_per_hour
+    return [
+        device.name,
+        device.title,
+        format_bytes(device.memory.value),
+        format_bandwidth(device.memory_bandwidth.value),
+        "" if dense is None else _tera(dense.value),
+        "" if price is None else f"{price.value:.2f}",
+        styled_provenance(device.efficiency.kind),
+    ]
+
+
+def device_report(device: DeviceProfile) -> RenderableType:
+    """Describe one GPU type with all sources."""
+    facts = {
+        "name": device.name,
+        "also": ", ".join(device.aliases) or "none",
+        "vendor": device.vendor,
+        "released": device.released,
+        "capability": device.compute_capability or "none",
+        "link": device.link + (f", host {device.pcie}" if device.pcie else ""),
+    }
+    if device.note:
+        facts["note"] = device.note
+    efficiency = device.efficiency
+    parts: list[RenderableType] = [heading(device.title), block(facts), _numbers(device), heading("Efficiency")]
+    parts += [block({"source": efficiency.source, "date": efficiency.date}), _curves(device)]
+    if efficiency.note:
+        parts.append(Text(efficiency.note, style="dim"))
+    return Group(*parts)
+
+
+def _numbers(device: DeviceProfile) -> Table:
+    rows = [
+        _number("memory", format_bytes(device.memory.value), device.memory),
+        _number("memory bandwidth", format_bandwidth(device.memory_bandwidth.value), device.memory_bandwidth),
+        *(_number(f"{dtype}, dense", _tera(number.value), number) for dtype, number in device.flops.items()),
+    ]
+    if device.power is not None:
+        rows.append(_number("power", f"{device.power.value:g} W", device.power))
+    if device.price_per_hour is not None:
+        rows.append(_number("price", f"{device.price_per_hour.value:.2f} USD/h", device.price_per_hour))
+    return data_table(["number", ">value", ">error", "kind", "date", "source"], rows, fold=("source",))
+
+
+def _number(name: str, value: str, number: Quantity) -> list[str | Text]:
+    error = "" if number.error is None else format_error(number.error)
+    return [name, value, error, styled_provenance(number.kind), number.date, number.source]
+
+
+def _curves(device: DeviceProfile) -> Table:
+    efficiency = device.efficiency
+    rows = [
+        *(
+            _curve(f"GEMM {dtype}, of the roofline", "tokens", curve)
+            for dtype, curve in sorted(efficiency.gemm.items())
+        ),
+        _curve("prefill attention, of peak FLOP/s", "tokens", efficiency.prefill_attention),
+        _curve("decode attention, of peak bandwidth", "KV bytes", efficiency.decode_attention),
+        _number_row(
+            "decode attention, at least",
+            format_seconds(efficiency.decode_attention_floor.value),
+            efficiency.decode_attention_floor,
+        ),
+        _number_row(
+            "elementwise, of peak bandwidth", format_share(efficiency.elementwise.value), efficiency.elementwise
+        ),
+    ]
+    for gpus, reduce in sorted(efficiency.all_reduce.items()):
+        value = f"{format_bandwidth(reduce.bandwidth.value)} bus, {format_seconds(reduce.latency.value)}"
+        rows.append(_number_row(f"all-reduce of {gpus} GPUs", value, reduce.bandwidth))
+    return data_table(["efficiency", "reaches", ">error", "kind", "date"], rows, fold=("efficiency", "reaches"))
+
+
+def _curve(name: str, unit: str, curve: Curve) -> list[str | Text]:
+    """Summarise a curve by its ends."""
+    value = f"{format_share(curve.y[0])} at {_short(curve.x[0])} {unit}"
+    if len(curve.x) > 1:
+        value += f" to {format_share(curve.y[-1])} at {_short(curve.x[-1])}"
+    return [name, value, format_error(curve.error), styled_provenance(curve.kind), curve.date]
+
+
+def _number_row(name: str, value: str, number: Quantity) -> list[str | Text]:
+    error = "" if number.error is None else format_error(number.error)
+    return [name, value, error, styled_provenance(number.kind), number.date]
+
+
+def _tera(value: float) -> str:
+    return f"{format_number(value / 1e12)} TFLOP/s"
+
+
+def _short(value: float) -> str:
+    for prefix, factor in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= factor:
+            return f"{format_number(value / factor)} {prefix}"
+    return format_number(value)
