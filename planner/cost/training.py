@@ -1,0 +1,194 @@
+"""How long one training iteration takes: the closed form of 1F1B, priced with the links that a plan really gets.
+
+``T = (m - 1) max_s z_s + sum_s z_s + max_s (g_s + u_s) + e + o`` with m microbatches per iteration and
+
+* ``z_s = t_s + 2 h_s``: stage s, forward and backward of one microbatch on its slowest replica
+  (`planner.cost.training_stage`), and the hop to the next stage, activations there and gradients back. 1F1B holds
+  just enough microbatches to hide the other stages' work, not the way to them: a round trip lengthens the cycle, so
+  hops are charged to the sending stage and not overlapped;
+* ``g_s``: gradients summed over the data-parallel groups of the stage, in fp32 as they are accumulated. ZeRO 0: one
+  ring all-reduce of 4 bytes per parameter. ZeRO 1: a reduce-scatter of the same and an all-gather of the 2-byte
+  weights. After the last backward pass and not overlapped with it;
+* ``u_s``: the optimizer's update, bound by memory: Adam reads gradient and state and writes state and weight, 30
+  bytes per parameter; divided over the groups with ZeRO 1. Stages finish on their own; the slowest ends the
+  iteration;
+* ``e``: where embeddings are tied and sit on two stages, the exchange of their gradients;
+* ``o``: the engine's overhead per iteration.
+
+The bubble of 1F1B is in the first two terms: with equal stages they are ``(m + S - 1) z``.
+
+`predict_training` prices one explicit plan and makes its figures; the search, `estimate` and the verifier all use it.
+
+Legend: S stage, B batch of candidates.
+
+References
+----------
+D. Narayanan et al., "PipeDream", SOSP 2019, and "Efficient large-scale language model training on GPU clusters using
+Megatron-LM", SC 2021, section 2.2: 1F1B and its bubble.
+L. Zheng et al., "Alpa", OSDI 2022, section 5.2: ``sum + (m - 1) max``.
+S. Rajbhandari et al., "ZeRO", SC 2020, section 7.2: volume of reduce-scatter and all-gather.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from planner.cost.training_figures import training_figures
+from planner.cost.training_links import Groups, gradient_rings, hop_terms
+from planner.cost.training_memory import GRADIENT_BYTES
+from planner.cost.training_replica import StageLike, dp_groups, price_stage
+from planner.cost.training_stage import StageWork, mixed_precision
+from planner.dtypes import DTYPE_BYTES
+from planner.plan.figure import Figure
+
+if TYPE_CHECKING:
+    from planner.cluster import Cluster
+    from planner.cost._types import Array, IntArray
+    from planner.engine import EngineProfile
+    from planner.model import ModelSpec
+    from planner.plan import Schedule, TrainingJob
+
+__all__ = ["TrainingPrediction", "boundary_bytes", "pipeline_time", "predict_training", "tied_exchange"]
+
+
+def pipeline_time(stage_BS: Array, microbatches_B: IntArray | int) -> Array:
+    """Seconds from the first microbatch's start to the last one's end, ``(m - 1) max + sum``.
+
+    Parameters
+    ----------
+    stage_BS
+        Seconds of each stage for one microbatch, hops included; 0 for stages that a candidate does not have.
+    microbatches_B
+        Microbatches per iteration.
+
+    Examples
+    --------
+    >>> float(pipeline_time(np.full((1, 4), 2.0), 8)[0]) == (8 + 4 - 1) * 2.0
+    True
+    """
+    return np.asarray((np.asarray(microbatches_B) - 1) * stage_BS.max(axis=-1) + stage_BS.sum(axis=-1))
+
+
+def boundary_bytes(model: ModelSpec, job: TrainingJob) -> float:
+    """Bytes of activations of one sequence between two stages."""
+    return job.sequence_length * model.hidden * DTYPE_BYTES[model.dtype]
+
+
+def tied_exchange(cluster: Cluster, model: ModelSpec, stages: Sequence[Groups]) -> float:
+    """Seconds to add up the gradients of tied embeddings that sit on two stages; 0 where they do not.
+
+    Each rank of the first stage and its counterpart of the last form a ring of two, all at once: either sends as many
+    bytes as the gradient has.
+    """
+    if not model.tied_embeddings or len(stages) == 1:
+        return 0.0
+    first, last = stages[0], stages[-1]
+    size = GRADIENT_BYTES * model.embedding_params / min(len(first[0]), len(last[0]))
+    terms = hop_terms(cluster, first, last, (1,) * len(first), sequence_parallel=False)
+    return float(terms.seconds(np.array(size)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class TrainingPrediction:
+    """What an explicit plan is predicted to do.
+
+    Parameters
+    ----------
+    iteration_time
+        Seconds.
+    work_S, hop_S, update_S
+        Seconds of each stage: one microbatch, the hops behind it in both directions, gradient sync with optimizer.
+    memory_S, limit_S
+        Bytes on each GPU of a stage (of the tightest type, where types are mixed), and what the engine may use.
+    figures
+        By name, as they stand in the plan.
+    """
+
+    iteration_time: float
+    work_S: Array
+    hop_S: Array
+    update_S: Array
+    memory_S: tuple[Figure, ...]
+    limit_S: tuple[float, ...]
+    figures: dict[str, Figure]
+
+
+def predict_training(
+    model: ModelSpec,
+    cluster: Cluster,
+    engine: EngineProfile,
+    job: TrainingJob,
+    stages: Sequence[StageLike],
+    schedule: Schedule,
+) -> TrainingPrediction:
+    """Price one explicit plan.
+
+    Parameters
+    ----------
+    model, cluster, engine, job
+        What to train, where, under which engine, with which batch.
+    stages
+        In order; their layers must cover the model and their GPUs be in the cluster.
+    schedule
+        Microbatches, recomputation, sequence parallelism.
+
+    Returns
+    -------
+    TrainingPrediction
+        The plan need not fit: compare `memory_S` with `limit_S`.
+    """
+    model = mixed_precision(model)
+    groups_S = [dp_groups(stage) for stage in stages]
+    rings = gradient_rings(cluster, groups_S)
+    known: dict[tuple[object, ...], StageWork] = {}
+    priced = [
+        price_stage(
+            model,
+            cluster,
+            engine,
+            job,
+            schedule,
+            stage,
+            position=s,
+            stages=len(stages),
+            ring=rings[s],
+            known=known,
+        )
+        for s, stage in enumerate(stages)
+    ]
+    hop_S = np.zeros(len(stages))
+    for s in range(len(stages) - 1):
+        shares = stages[s].microbatch_shares
+        terms = hop_terms(cluster, groups_S[s], groups_S[s + 1], shares, sequence_parallel=schedule.sequence_parallel)
+        hop_S[s] = 2.0 * float(terms.seconds(np.array(boundary_bytes(model, job))))
+    work_S = np.array([stage.seconds for stage in priced])
+    update_S = np.array([stage.update for stage in priced])
+    pipeline = float(pipeline_time((work_S + hop_S)[None], schedule.microbatches)[0])
+    tied = tied_exchange(cluster, model, groups_S)
+    total = pipeline + float(update_S.max()) + tied + engine.overhead.iteration.value
+    return TrainingPrediction(
+        iteration_time=total,
+        work_S=work_S,
+        hop_S=hop_S,
+        update_S=update_S,
+        memory_S=tuple(
+            Figure(value=stage.memory, unit="bytes", error=stage.doubt / stage.memory, provenance="spec")
+            for stage in priced
+        ),
+        limit_S=tuple(stage.limit for stage in priced),
+        figures=training_figures(
+            model,
+            cluster,
+            job,
+            stages,
+            priced,
+            microbatches=schedule.microbatches,
+            hop_S=hop_S,
+            pipeline=pipeline,
+            total=total,
+        ),
+    )

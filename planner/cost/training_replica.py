@@ -1,0 +1,275 @@
+"""One placed stage of a training plan, priced on its GPUs: of its replicas the slowest, of its GPUs the tightest.
+
+Legend: P part of a layer, K layer kind, B distinct numbers of sequences among the replicas.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final, Protocol
+
+import numpy as np
+
+from planner.cost.device import DeviceOperators
+from planner.cost.network import Collective
+from planner.cost.training_links import Groups, tensor_parallel_collective
+from planner.cost.training_memory import (
+    GRADIENT_BYTES,
+    WEIGHT_BYTES,
+    activations,
+    end_parameters,
+    layer_parameters_K,
+    memory_limit,
+    optimizer_bytes,
+    state_bytes,
+)
+from planner.cost.training_stage import StageWork, stage_work
+
+if TYPE_CHECKING:
+    from planner.cluster import Cluster, DeviceProfile
+    from planner.cost._types import Array
+    from planner.engine import EngineProfile
+    from planner.model import ModelSpec
+    from planner.plan import Provenance, Schedule, TrainingJob
+
+__all__ = [
+    "PlacedTrainingStage",
+    "PricedStage",
+    "StageLike",
+    "UpdateTerms",
+    "dp_groups",
+    "price_stage",
+    "update_terms",
+]
+
+# Activations are counted tensor by tensor; allocators round up and fragment.
+_ACTIVATION_ERROR: Final = 0.1
+
+
+class StageLike(Protocol):
+    """What pricing needs to know of a stage; `planner.plan.TrainingStage` has it."""
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """GPUs: dp groups of tp, one group after the other."""
+
+    @property
+    def layers(self) -> tuple[int, int]:
+        """``[first, end)``."""
+
+    @property
+    def tp(self) -> int:
+        """Tensor-parallel degree."""
+
+    @property
+    def dp(self) -> int:
+        """Data-parallel degree."""
+
+    @property
+    def microbatch_shares(self) -> tuple[int, ...]:
+        """Sequences of a microbatch that each group takes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlacedTrainingStage:
+    """A stage before it is priced; fields as in `planner.plan.TrainingStage`."""
+
+    devices: tuple[str, ...]
+    layers: tuple[int, int]
+    tp: int
+    dp: int
+    microbatch_shares: tuple[int, ...]
+
+
+def dp_groups(stage: StageLike) -> list[tuple[str, ...]]:
+    """Tensor-parallel groups of a stage."""
+    return [tuple(stage.devices[g * stage.tp : (g + 1) * stage.tp]) for g in range(stage.dp)]
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateTerms:
+    """Seconds of gradient sync and optimizer on one stage, affine in its parameters per GPU.
+
+    Parameters
+    ----------
+    sync_fixed, sync_slope
+        Of the gradient sync: seconds, and seconds per parameter.
+    optimizer_slope
+        Of the optimizer: seconds per parameter.
+    """
+
+    sync_fixed: float
+    sync_slope: float
+    optimizer_slope: float
+
+    @property
+    def slope(self) -> float:
+        """Seconds per parameter of both."""
+        return self.sync_slope + self.optimizer_slope
+
+
+def update_terms(device: DeviceProfile, ring: Collective, job: TrainingJob) -> UpdateTerms:
+    """Gradient sync and optimizer of a stage whose data-parallel groups form `ring`.
+
+    The optimizer reads gradient and state and writes state and weight.
+    """
+    moved = GRADIENT_BYTES + 2.0 * optimizer_bytes(job) + WEIGHT_BYTES
+    fixed = slope = 0.0
+    if ring.size > 1:
+        # an all-reduce of the gradients passes the ring twice; so do reduce-scatter of these and all-gather of weights
+        payload = 2.0 * GRADIENT_BYTES if job.zero_stage == 0 else GRADIENT_BYTES + WEIGHT_BYTES
+        fixed = ring.latency
+        slope = payload * (ring.size - 1) / ring.size / ring.bandwidth
+        moved = moved if job.zero_stage == 0 else moved / ring.size
+    per_byte = float(DeviceOperators(device).elementwise(np.array(1.0)))
+    return UpdateTerms(fixed, slope, moved * per_byte)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PricedStage:
+    """A stage with its price.
+
+    Parameters
+    ----------
+    seconds
+        One microbatch, forward and backward, on the slowest replica.
+    parts_P, error_P, provenance_P
+        Seconds of its layers part by part, and what they rest on.
+    memory, doubt, limit
+        Bytes on the tightest GPU; how many of them are uncertain; how many the engine may use.
+    sync, optimizer
+        Seconds of the slowest replica.
+    sync_error, optimizer_error
+        Relative errors of these.
+    """
+
+    seconds: float
+    parts_P: Array
+    error_P: tuple[float, ...]
+    provenance_P: tuple[Provenance, ...]
+    memory: float
+    doubt: float
+    limit: float
+    sync: float
+    optimizer: float
+    sync_error: float
+    optimizer_error: float
+
+    @property
+    def update(self) -> float:
+        """Gradient sync and optimizer, one after the other."""
+        return self.sync + self.optimizer
+
+    def worse_of(self, other: PricedStage) -> PricedStage:
+        """The slower of two replicas, with the tighter memory and the longer update of both."""
+        slow = other if other.seconds > self.seconds else self
+        tight = other if other.memory - other.limit > self.memory - self.limit else self
+        late = other if other.update > self.update else self
+        return replace(
+            slow,
+            memory=tight.memory,
+            doubt=tight.doubt,
+            limit=tight.limit,
+            sync=late.sync,
+            optimizer=late.optimizer,
+            sync_error=late.sync_error,
+            optimizer_error=late.optimizer_error,
+        )
+
+
+def price_stage(
+    model: ModelSpec,
+    cluster: Cluster,
+    engine: EngineProfile,
+    job: TrainingJob,
+    schedule: Schedule,
+    stage: StageLike,
+    *,
+    position: int,
+    stages: int,
+    ring: Collective,
+    known: dict[tuple[object, ...], StageWork],
+) -> PricedStage:
+    """Price one stage on its GPUs.
+
+    Parameters
+    ----------
+    model
+        As it is trained (`planner.cost.training_stage.mixed_precision`).
+    cluster, engine, job, schedule
+        As in the plan.
+    stage, position, stages
+        The stage, its number from 0, and how many there are.
+    ring
+        Its data-parallel collective, see `planner.cost.training_links.gradient_rings`.
+    known
+        Work on equal groups, kept from one call to the next.
+    """
+    first, last = position == 0, position == stages - 1
+    kinds_K = np.bincount(np.asarray(model.kind_of_layer)[slice(*stage.layers)], minlength=len(model.kinds))
+    parameters = float(kinds_K @ layer_parameters_K(model, stage.tp))
+    parameters += end_parameters(model, stage.tp, first=first, last=last)
+    sizes = sorted(set(stage.microbatch_shares))
+    sequences_B = np.array(sizes, dtype=float)
+    held = activations(
+        model,
+        stage.tp,
+        sequences_B=sequences_B,
+        sequence_length=job.sequence_length,
+        recompute=schedule.recompute,
+        sequence_parallel=schedule.sequence_parallel,
+    )
+    in_flight = min(schedule.microbatches, stages - position)
+    held_B = in_flight * (kinds_K @ held.saved_KB) + held.working_B + (held.logits_B if last else 0.0)
+
+    priced: dict[tuple[object, ...], PricedStage] = {}
+    for key, group, share in _distinct(cluster, dp_groups(stage), stage.microbatch_shares):
+        device = cluster.device_of(group[0])
+        if (*key, *sizes) not in known:
+            known[(*key, *sizes)] = stage_work(
+                model,
+                device,
+                tensor_parallel_collective(cluster, group),
+                engine,
+                sequences_B=sequences_B,
+                sequence_length=job.sequence_length,
+                recompute=schedule.recompute,
+                sequence_parallel=schedule.sequence_parallel,
+            )
+        work, column = known[(*key, *sizes)], sizes.index(share)
+        ends = (work.first_B[column] if first else 0.0) + (work.last_B[column] if last else 0.0)
+        terms = update_terms(device, ring, job)
+        doubt = _ACTIVATION_ERROR * float(held_B[column])
+        doubt += engine.reserved_memory.value * (engine.reserved_memory.error or 0.0)
+        priced[(*key, share)] = PricedStage(
+            seconds=float(kinds_K @ work.layer_KB[:, column] + ends),
+            parts_P=(work.forward_PKB + work.backward_PKB)[:, :, column] @ kinds_K,
+            error_P=work.error_P,
+            provenance_P=work.provenance_P,
+            memory=state_bytes(job, stage.dp) * parameters + float(held_B[column]) + engine.reserved_memory.value,
+            doubt=doubt,
+            limit=memory_limit(device, engine),
+            sync=terms.sync_fixed + terms.sync_slope * parameters,
+            optimizer=terms.optimizer_slope * parameters,
+            sync_error=ring.error if ring.size > 1 else 0.0,
+            optimizer_error=device.efficiency.elementwise.error or 0.0,
+        )
+    answer, *others = priced.values()
+    for other in others:
+        answer = answer.worse_of(other)
+    return answer
+
+
+def _distinct(
+    cluster: Cluster, groups: Groups, shares: Sequence[int]
+) -> list[tuple[tuple[object, ...], tuple[str, ...], int]]:
+    """One group for each GPU type, kind of group and share, with a key that says which."""
+    found: dict[tuple[object, ...], tuple[tuple[object, ...], tuple[str, ...], int]] = {}
+    for group, share in zip(groups, shares, strict=True):
+        nodes = [gpu.rpartition("/")[0] for gpu in group]
+        node_class = cluster.class_of_node(nodes[0])
+        alike = node_class.intra_matrix is None and len(set(nodes)) == 1
+        key: tuple[object, ...] = (node_class.name, len(group), () if alike else group)
+        found.setdefault((*key, share), (key, group, share))
+    return list(found.values())

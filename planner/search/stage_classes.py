@@ -1,0 +1,244 @@
+"""Every kind of stage that a training search may use, priced once: node class with tensor-parallel degree.
+
+A kind's compute, memory and updates follow from a few numbers per microbatch size and recomputation; what depends on
+the GPUs a stage really gets, hops and gradient rings, follows from its position on its class. Both are looked up
+while millions of candidates are priced.
+
+Legend: J kind of stage, D data-parallel degree, R recomputation (none, full), M microbatch size, K layer kind of the
+model, P position of a stage among those of its kind, N number of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from planner.cost.memory import tensor_parallel_fault
+from planner.cost.training import boundary_bytes, tied_exchange
+from planner.cost.training_links import Groups, gradient_rings, hop_terms, tensor_parallel_collective
+from planner.cost.training_memory import activations, end_parameters, layer_parameters_K, memory_limit, state_bytes
+from planner.cost.training_replica import update_terms
+from planner.cost.training_stage import Recompute, mixed_precision, stage_work
+from planner.search.training_layout import class_groups
+
+if TYPE_CHECKING:
+    from planner.cost._types import Array
+    from planner.search.problem import TrainingProblem
+
+__all__ = ["RECOMPUTE", "StageClass", "StageClasses"]
+
+# "selective" recomputes what flash attention does not keep: the same plan as "none" under another name.
+RECOMPUTE: Final[tuple[Recompute, ...]] = ("none", "full")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class StageClass:
+    """One kind of stage.
+
+    Parameters
+    ----------
+    node_class, tp
+        Position of the node class in the cluster, and tensor-parallel degree.
+    groups
+        Tensor-parallel groups that the class offers, in the order in which stages take them.
+    layer_RMK, first_M, last_M
+        Seconds of a microbatch: a layer, and what the first and the last stage add.
+    parameters_K, first_parameters, last_parameters, both_parameters
+        Parameters per GPU: of a layer, and of what the first, the last or an only stage adds.
+    saved_RMK, working_RM, logits_M
+        Bytes of activations: per layer and microbatch in flight, once per stage, and on the last stage.
+    limit
+        Bytes that the engine may use on each GPU.
+    """
+
+    node_class: int
+    tp: int
+    groups: tuple[tuple[str, ...], ...]
+    layer_RMK: Array
+    first_M: Array
+    last_M: Array
+    parameters_K: Array
+    first_parameters: float
+    last_parameters: float
+    both_parameters: float
+    saved_RMK: Array
+    working_RM: Array
+    logits_M: Array
+    limit: float
+
+
+class StageClasses:
+    """All kinds of stage of a problem, with the links between them.
+
+    Parameters
+    ----------
+    problem
+        The problem.
+    sizes
+        Microbatch sizes, sequences per data-parallel group.
+    max_stages
+        Most stages of a pipeline.
+
+    Attributes
+    ----------
+    classes
+        The kinds.
+    degrees
+        Data-parallel degrees: divisors of the batch.
+    microbatches_DM
+        Microbatches per iteration; 0 where the batch does not divide.
+    state_D
+        Bytes per parameter of weight, gradient and optimizer.
+    """
+
+    def __init__(self, problem: TrainingProblem, sizes: tuple[int, ...], max_stages: int) -> None:
+        self.problem, self.sizes, self.max_stages = problem, sizes, max_stages
+        self.model = mixed_precision(problem.model)
+        self.sequence_M = np.array(sizes, dtype=float)
+        pairs = [(c, tp) for c in range(len(problem.cluster.classes)) for tp in self._degrees(c)]
+        widest = max((tp for _, tp in pairs), default=1)
+        # divides norms and residuals too: never slower and never larger, where the tokens of a sequence divide
+        self.sequence_parallel = problem.job.sequence_length % widest == 0
+        self.classes = tuple(self._price(node_class, tp) for node_class, tp in pairs)
+        batch, most = problem.job.global_batch, max((len(one.groups) for one in self.classes), default=0)
+        self.degrees = tuple(d for d in range(1, most + 1) if batch % d == 0)
+        D, J, P = len(self.degrees), len(self.classes), max_stages
+        self.microbatches_DM = np.array(
+            [[batch // (d * b) if batch % (d * b) == 0 else 0 for b in sizes] for d in self.degrees], dtype=np.int64
+        ).reshape(D, len(sizes))
+        self.state_D = np.array([state_bytes(problem.job, d) for d in self.degrees])
+        self.hop_DJJPM = np.zeros((D, J, J, P, len(sizes)))
+        self.update_fixed_DJNP, self.update_slope_DJNP = np.zeros((D, J, P + 1, P)), np.zeros((D, J, P + 1, P))
+        self.least_update_DJN = np.zeros((2, D, J, P + 1))
+        self.tied_DJJP = np.zeros((D, J, J, P))
+        self._filled: set[tuple[int, ...]] = set()
+
+    def _degrees(self, node_class: int) -> list[int]:
+        """Powers of two that divide a node and that the model allows."""
+        size = self.problem.cluster.classes[node_class].gpus_per_node
+        degrees = [2**exponent for exponent in range(size.bit_length()) if size % 2**exponent == 0]
+        return [tp for tp in degrees if tensor_parallel_fault(self.problem.model, tp) is None]
+
+    def _price(self, node_class: int, tp: int) -> StageClass:
+        problem, model = self.problem, self.model
+        device = problem.cluster.classes[node_class].device
+        groups = class_groups(problem.cluster, node_class, tp)
+        collective = tensor_parallel_collective(problem.cluster, groups[0])
+        length = problem.job.sequence_length
+        works = [
+            stage_work(
+                model,
+                device,
+                collective,
+                problem.engine,
+                sequences_B=self.sequence_M,
+                sequence_length=length,
+                recompute=recompute,
+                sequence_parallel=self.sequence_parallel,
+            )
+            for recompute in RECOMPUTE
+        ]
+        held = [
+            activations(
+                model,
+                tp,
+                sequences_B=self.sequence_M,
+                sequence_length=length,
+                recompute=recompute,
+                sequence_parallel=self.sequence_parallel,
+            )
+            for recompute in RECOMPUTE
+        ]
+        return StageClass(
+            node_class=node_class,
+            tp=tp,
+            groups=tuple(groups),
+            layer_RMK=np.stack([work.layer_KB.T for work in works]),
+            first_M=works[0].first_B,
+            last_M=works[0].last_B,
+            parameters_K=layer_parameters_K(model, tp),
+            first_parameters=end_parameters(model, tp, first=True, last=False),
+            last_parameters=end_parameters(model, tp, first=False, last=True),
+            both_parameters=end_parameters(model, tp, first=True, last=True),
+            saved_RMK=np.stack([one.saved_KB.T for one in held]),
+            working_RM=np.stack([one.working_B for one in held]),
+            logits_M=held[0].logits_B,
+            limit=memory_limit(device, problem.engine),
+        )
+
+    def stage_groups(self, j: int, dp: int, stage: int) -> Groups:
+        """Groups of the stage-th stage of a kind."""
+        return self.classes[j].groups[stage * dp : (stage + 1) * dp]
+
+    def most_stages(self, j: int, d: int) -> int:
+        """Stages of a kind that the cluster has room for, no more than a pipeline may have."""
+        return min(len(self.classes[j].groups) // self.degrees[d], self.max_stages)
+
+    def hops_PM(self, d: int, j: int, to_j: int) -> Array:
+        """Seconds of hops between stages, both directions; a row of `hop_DJJPM`, filled when first asked for.
+
+        Parameters
+        ----------
+        d
+            Position of the data-parallel degree in `degrees`.
+        j, to_j
+            Kinds of the sending and the receiving stage.
+
+        Returns
+        -------
+        array, shape (stages, M)
+            Of the same kind: row p is the hop from its p-th stage to the next one. Of different kinds: row p is the
+            hop from the p-th stage of `j`, its last one, to the first stage of `to_j`.
+        """
+        row: Array = self.hop_DJJPM[d, j, to_j]
+        if (d, j, to_j) not in self._filled:
+            self._filled.add((d, j, to_j))
+            dp = self.degrees[d]
+            size_M = boundary_bytes(self.model, self.problem.job) * self.sequence_M
+            for p in range(self.most_stages(j, d) - (j == to_j)):
+                terms = hop_terms(
+                    self.problem.cluster,
+                    self.stage_groups(j, dp, p),
+                    self.stage_groups(to_j, dp, p + 1 if j == to_j else 0),
+                    (1,) * dp,
+                    sequence_parallel=self.sequence_parallel,
+                )
+                row[p] = 2.0 * terms.seconds(size_M)
+        return row
+
+    def fill_updates(self, d: int, j: int) -> None:
+        """Gradient sync and optimizer of a kind's stages: rows of `update_fixed_DJNP` and `update_slope_DJNP`.
+
+        Row n is of n stages of the kind, which share their nodes' network cards.
+        """
+        if (d, j, -1) in self._filled:
+            return
+        self._filled.add((d, j, -1))
+        cluster, job, dp = self.problem.cluster, self.problem.job, self.degrees[d]
+        device = cluster.classes[self.classes[j].node_class].device
+        for n in range(1, self.most_stages(j, d) + 1):
+            rings = gradient_rings(cluster, [self.stage_groups(j, dp, p) for p in range(n)])
+            terms = [update_terms(device, ring, job) for ring in rings]
+            self.update_fixed_DJNP[d, j, n, :n] = [one.sync_fixed for one in terms]
+            self.update_slope_DJNP[d, j, n, :n] = [one.slope for one in terms]
+            self.least_update_DJN[:, d, j, n] = min(t.sync_fixed for t in terms), min(t.slope for t in terms)
+
+    def tied_P(self, d: int, first_j: int, last_j: int) -> Array:
+        """Seconds that tied embeddings take to add up their gradients, by where the last stage is.
+
+        Returns
+        -------
+        array, shape (stages,)
+            Entry p: the last stage is the p-th of kind `last_j`. 0 where it is the first stage too.
+        """
+        row: Array = self.tied_DJJP[d, first_j, last_j]
+        if self.model.tied_embeddings and (d, first_j, last_j, 0) not in self._filled:
+            self._filled.add((d, first_j, last_j, 0))
+            dp = self.degrees[d]
+            first = self.stage_groups(first_j, dp, 0)
+            for p in range(first_j == last_j, self.most_stages(last_j, d)):
+                ends = [first, self.stage_groups(last_j, dp, p)]
+                row[p] = tied_exchange(self.problem.cluster, self.model, ends)
+        return row

@@ -1,0 +1,161 @@
+"""The independent check of a serving plan: structure, memory, engine, and every figure computed anew."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from planner.cost.memory import tensor_parallel_fault
+from planner.cost.prediction import PlacedStage, predict_serving
+from planner.engine import check_runnable
+from planner.units import format_bytes
+from planner.verify.findings import Finding, check_layers, compare_figures, differs
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from planner.cluster import Cluster
+    from planner.engine import EngineProfile
+    from planner.model import ModelSpec
+    from planner.plan import Figure, Replica, ServingPlan
+
+__all__ = ["check_serving"]
+
+
+def check_serving(plan: ServingPlan, model: ModelSpec, cluster: Cluster, engine: EngineProfile) -> list[Finding]:
+    """Check a serving plan.
+
+    The figures are computed only for a plan whose structure is sound: those of a broken one mean nothing.
+    """
+    findings: list[Finding] = []
+    if not plan.replicas:
+        return [Finding("no-replica", "plan", "holds no replica")]
+    for replica in plan.replicas:
+        findings += _structure(replica, model, cluster, engine)
+    findings += _devices_once(plan)
+    findings += _shares(plan)
+    if findings:
+        return findings
+    return _figures(plan, model, cluster, engine)
+
+
+def _structure(replica: Replica, model: ModelSpec, cluster: Cluster, engine: EngineProfile) -> list[Finding]:
+    name = replica.id
+    if not replica.stages:
+        return [Finding("stage-empty", name, "has no stage")]
+    findings = check_layers(name, [stage.layers for stage in replica.stages], model.num_layers)
+    if replica.model != model.name:
+        findings.append(Finding("model", name, f"runs {replica.model!r}; the plan is for {model.name!r}"))
+    if replica.engine != engine.name:
+        findings.append(Finding("engine", name, f"runs under {replica.engine!r}; the plan is for {engine.name!r}"))
+    known = set(cluster.gpus)
+    types = []
+    for s, stage in enumerate(replica.stages):
+        where = f"{name} stage {s}"
+        if len(stage.devices) != stage.tp:
+            findings.append(Finding("tp-devices", where, f"TP {stage.tp} on {len(stage.devices)} GPUs"))
+        fault = tensor_parallel_fault(model, stage.tp)
+        if fault:
+            findings.append(Finding("tp-illegal", where, fault))
+        unknown = [gpu for gpu in stage.devices if gpu not in known]
+        findings += [Finding("gpu-unknown", where, f"{cluster.name} has no GPU {gpu!r}") for gpu in unknown]
+        if unknown or not stage.devices:
+            continue
+        devices = sorted({cluster.device_of(gpu).name for gpu in stage.devices})
+        types.append(devices[0])
+        if len(devices) > 1:
+            findings.append(Finding("tp-mixed", where, f"one TP group on different GPUs: {', '.join(devices)}"))
+        nodes = sorted({cluster.node_of(gpu) for gpu in stage.devices})
+        if len(nodes) > 1:
+            findings.append(Finding("tp-across-nodes", where, f"one TP group on nodes {', '.join(nodes)}"))
+    if len(types) == len(replica.stages) and not findings:
+        reasons = check_runnable(
+            engine,
+            tp_per_stage=[stage.tp for stage in replica.stages],
+            layers_per_stage=[stage.layers[1] - stage.layers[0] for stage in replica.stages],
+            device_types_per_stage=types,
+            task="serving",
+            disaggregated=replica.role != "both",
+        )
+        findings += [Finding("engine-cannot", name, reason) for reason in reasons]
+    return findings
+
+
+def _devices_once(plan: ServingPlan) -> list[Finding]:
+    findings = []
+    seen: dict[str, str] = {}
+    for replica in plan.replicas:
+        for s, stage in enumerate(replica.stages):
+            for gpu in stage.devices:
+                where = f"{replica.id} stage {s}"
+                if gpu in seen:
+                    findings.append(Finding("gpu-twice", where, f"{gpu} is already used by {seen[gpu]}"))
+                seen.setdefault(gpu, where)
+    return findings
+
+
+def _shares(plan: ServingPlan) -> list[Finding]:
+    total = math.fsum(replica.share for replica in plan.replicas)
+    if math.isclose(total, 1.0, rel_tol=1e-9):
+        return []
+    return [Finding("shares", "plan", f"the replicas' shares of the traffic sum to {total!r}, not to 1")]
+
+
+def _figures(plan: ServingPlan, model: ModelSpec, cluster: Cluster, engine: EngineProfile) -> list[Finding]:
+    findings: list[Finding] = []
+    placed = [[PlacedStage(stage.devices, stage.layers) for stage in replica.stages] for replica in plan.replicas]
+    shares = [replica.share for replica in plan.replicas]
+    computed = predict_serving(model, cluster, engine, plan.inputs.workload, placed, shares)
+    for replica, prediction in zip(plan.replicas, computed.replicas, strict=True):
+        for s, (stage, memory, limit) in enumerate(
+            zip(replica.stages, prediction.memory_S, prediction.limit_S, strict=True)
+        ):
+            where = f"{replica.id} stage {s}"
+            if memory.value > limit * (1 + 1e-12):
+                findings.append(
+                    Finding(
+                        "memory",
+                        where,
+                        f"needs {format_bytes(memory.value)} on each {cluster.device_of(stage.devices[0]).title};"
+                        f" it offers {format_bytes(limit)}",
+                    )
+                )
+            findings += compare_figures(where, {"memory": stage.memory}, {"memory": memory})
+            if differs(stage.memory_limit, limit):
+                findings.append(
+                    Finding(
+                        "figure-changed", where, f"memory_limit is stated as {stage.memory_limit!r}; it is {limit!r}"
+                    )
+                )
+        if not prediction.figures:
+            shortfall = prediction.capacity
+            findings.append(Finding("slo", replica.id, f"cannot serve within the SLO: {shortfall}"))
+        if replica.concurrency != prediction.concurrency:
+            findings.append(
+                Finding(
+                    "figure-changed",
+                    replica.id,
+                    f"concurrency is stated as {replica.concurrency}; it is {prediction.concurrency}",
+                )
+            )
+        findings += compare_figures(replica.id, replica.predicted, prediction.figures)
+    findings += compare_figures("plan", plan.predicted, computed.figures)
+    findings += _certificate(plan, computed.figures)
+    return findings
+
+
+def _certificate(plan: ServingPlan, figures: Mapping[str, Figure]) -> list[Finding]:
+    """Check that the certified value is the recomputed figure of that name."""
+    certificate = plan.certificate
+    stated = figures.get(certificate.objective)
+    if stated is None:
+        return [Finding("certificate", "certificate", f"certifies {certificate.objective}, which nothing predicts")]
+    if differs(certificate.value, stated.value):
+        return [
+            Finding(
+                "certificate",
+                "certificate",
+                f"certifies {certificate.objective} {certificate.value!r}; recomputed {stated.value!r}",
+            )
+        ]
+    return []

@@ -1,0 +1,165 @@
+"""The independent check of a training plan: structure, links, memory, engine, and every figure computed anew."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from planner.cost.memory import tensor_parallel_fault
+from planner.cost.training import predict_training
+from planner.cost.training_replica import dp_groups
+from planner.engine import check_runnable
+from planner.units import format_bytes
+from planner.verify.findings import Finding, check_layers, compare_figures, differs
+
+if TYPE_CHECKING:
+    from planner.cluster import Cluster
+    from planner.engine import EngineProfile
+    from planner.model import ModelSpec
+    from planner.plan import TrainingPlan, TrainingStage
+
+__all__ = ["check_training"]
+
+
+def check_training(plan: TrainingPlan, model: ModelSpec, cluster: Cluster, engine: EngineProfile) -> list[Finding]:
+    """Check a training plan.
+
+    The figures are computed only for a plan whose structure is sound: those of a broken one mean nothing.
+
+    Returns
+    -------
+    list of Finding
+        Everything that is wrong; empty for a sound plan.
+    """
+    if not plan.stages:
+        return [Finding("stage-empty", "plan", "has no stage")]
+    findings = check_layers("pipeline", [stage.layers for stage in plan.stages], model.num_layers)
+    known = set(cluster.gpus)
+    for s, stage in enumerate(plan.stages):
+        findings += _stage(f"stage {s}", stage, plan, model, cluster, known)
+    findings += _devices_once(plan)
+    findings += _batch(plan)
+    if findings:
+        return findings
+    return _engine(plan, cluster, engine) + _figures(plan, model, cluster, engine)
+
+
+def _stage(
+    where: str, stage: TrainingStage, plan: TrainingPlan, model: ModelSpec, cluster: Cluster, known: set[str]
+) -> list[Finding]:
+    findings = []
+    if len(stage.devices) != stage.dp * stage.tp:
+        findings.append(Finding("tp-devices", where, f"TP {stage.tp} times DP {stage.dp} on {len(stage.devices)} GPUs"))
+    fault = tensor_parallel_fault(model, stage.tp)
+    if fault is not None:
+        findings.append(Finding("tp-illegal", where, fault))
+    length = plan.inputs.job.sequence_length
+    if plan.schedule.sequence_parallel and length % stage.tp:
+        findings.append(
+            Finding("sequence-parallel", where, f"TP {stage.tp} does not divide sequences of {length} tokens")
+        )
+    unknown = [gpu for gpu in stage.devices if gpu not in known]
+    findings += [Finding("gpu-unknown", where, f"{cluster.name} has no GPU {gpu!r}") for gpu in unknown]
+    if findings:
+        return findings
+    for g, group in enumerate(dp_groups(stage)):
+        types = sorted({cluster.device_of(gpu).name for gpu in group})
+        if len(types) > 1:
+            findings.append(
+                Finding("tp-mixed", f"{where} group {g}", f"one TP group on different GPUs: {', '.join(types)}")
+            )
+        nodes = sorted({cluster.node_of(gpu) for gpu in group})
+        if len(nodes) > 1:
+            findings.append(
+                Finding("tp-across-nodes", f"{where} group {g}", f"one TP group on nodes {', '.join(nodes)}")
+            )
+    return findings
+
+
+def _devices_once(plan: TrainingPlan) -> list[Finding]:
+    findings = []
+    seen: dict[str, str] = {}
+    for s, stage in enumerate(plan.stages):
+        for gpu in stage.devices:
+            if gpu in seen:
+                findings.append(Finding("gpu-twice", f"stage {s}", f"{gpu} is already used by {seen[gpu]}"))
+            seen.setdefault(gpu, f"stage {s}")
+    return findings
+
+
+def _batch(plan: TrainingPlan) -> list[Finding]:
+    """Every stage takes whole microbatches, and those add up to the batch."""
+    findings = []
+    size, count = plan.schedule.microbatch_size, plan.schedule.microbatches
+    batch = plan.inputs.job.global_batch
+    for s, stage in enumerate(plan.stages):
+        if any(share < 1 for share in stage.microbatch_shares):
+            findings.append(Finding("shares", f"stage {s}", "a data-parallel group without a sequence"))
+        elif sum(stage.microbatch_shares) * count != batch:
+            findings.append(
+                Finding(
+                    "shares",
+                    f"stage {s}",
+                    f"{count} microbatches of {sum(stage.microbatch_shares)} sequences are not the batch of {batch}",
+                )
+            )
+        elif sum(stage.microbatch_shares) != size * stage.dp:
+            findings.append(
+                Finding(
+                    "shares",
+                    f"stage {s}",
+                    f"{stage.dp} groups share {sum(stage.microbatch_shares)} sequences; microbatches are {size} each",
+                )
+            )
+    dps = [stage.dp for stage in plan.stages]
+    if len(set(dps)) > 1:
+        findings.append(
+            Finding("dp-differs", "pipeline", f"stages with DP {', '.join(map(str, dps))} cannot be joined")
+        )
+    return findings
+
+
+def _engine(plan: TrainingPlan, cluster: Cluster, engine: EngineProfile) -> list[Finding]:
+    types = ["+".join(sorted({cluster.device_of(gpu).name for gpu in stage.devices})) for stage in plan.stages]
+    reasons = check_runnable(
+        engine,
+        tp_per_stage=[stage.tp for stage in plan.stages],
+        layers_per_stage=[stage.layers[1] - stage.layers[0] for stage in plan.stages],
+        device_types_per_stage=types,
+        task="training",
+        data_parallel=max(stage.dp for stage in plan.stages),
+    )
+    return [Finding("engine-cannot", "pipeline", reason) for reason in reasons]
+
+
+def _figures(plan: TrainingPlan, model: ModelSpec, cluster: Cluster, engine: EngineProfile) -> list[Finding]:
+    computed = predict_training(model, cluster, engine, plan.inputs.job, plan.stages, plan.schedule)
+    findings: list[Finding] = []
+    for s, (stage, memory, limit) in enumerate(zip(plan.stages, computed.memory_S, computed.limit_S, strict=True)):
+        where = f"stage {s}"
+        if memory.value > limit * (1 + 1e-12):
+            title = cluster.device_of(stage.devices[0]).title
+            findings.append(
+                Finding(
+                    "memory",
+                    where,
+                    f"needs {format_bytes(memory.value)} on each GPU of {title}, which offers {format_bytes(limit)}",
+                )
+            )
+        findings += compare_figures(where, {"memory": stage.memory}, {"memory": memory})
+        if differs(stage.memory_limit, limit):
+            findings.append(
+                Finding("figure-changed", where, f"memory_limit is stated as {stage.memory_limit!r}; it is {limit!r}")
+            )
+    findings += compare_figures("plan", plan.predicted, computed.figures)
+    certificate = plan.certificate
+    stated = plan.predicted.get(certificate.objective)
+    if stated is None or differs(certificate.value, stated.value):
+        findings.append(
+            Finding(
+                "certificate",
+                "certificate",
+                f"certifies {certificate.objective} {certificate.value!r}; the plan states"
+                f" {None if stated is None else stated.value!r}",
+            )
+        )
+    return findings

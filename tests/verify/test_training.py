@@ -1,0 +1,158 @@
+"""The verifier of training plans: accepts what the search makes, and names each fault of a broken plan."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import pytest
+
+from planner.cluster import load_cluster
+from planner.model import load_model
+from planner.plan import TrainingPlan
+from planner.search.metis import search_metis
+from planner.search.problem import Budget, TrainingProblem
+from planner.verify.training import check_training
+from tests.search.small import small_cluster, tiny_model
+from tests.search.training_small import training_problem
+
+
+@lru_cache(maxsize=1)
+def sound() -> tuple[TrainingPlan, TrainingProblem]:
+    """A plan of several stages with TP 2 and DP 2, made to have all that can go wrong."""
+    cluster = small_cluster([("a100_sxm_40", 4, 2), ("v100_sxm_16", 4, 1)])
+    model = tiny_model(layers=12, hidden=4096, heads=32, kv_heads=8)
+    problem = training_problem(model, cluster, engine="megatron", batch=8)
+    return search_metis(problem, Budget()).plan, problem
+
+
+def codes(plan: TrainingPlan, problem: TrainingProblem | None = None) -> list[str]:
+    problem = problem or sound()[1]
+    return [finding.code for finding in check_training(plan, problem.model, problem.cluster, problem.engine)]
+
+
+def changed(stage: int | None = None, **update: Any) -> TrainingPlan:
+    """The sound plan with other fields, of a stage or of the plan."""
+    plan = sound()[0]
+    if stage is None:
+        return plan.model_copy(update=update)
+    stages = list(plan.stages)
+    stages[stage] = stages[stage].model_copy(update=update)
+    return plan.model_copy(update={"stages": tuple(stages)})
+
+
+def test_sound_plan() -> None:
+    plan, _ = sound()
+    assert len(plan.stages) >= 2
+    assert codes(plan) == []
+
+
+def test_layers() -> None:
+    first, end = sound()[0].stages[1].layers
+    assert codes(changed(1, layers=(first + 1, end))) == ["layer-missing"]
+    assert codes(changed(1, layers=(first - 1, end))) == ["layer-twice"]
+    assert "stage-empty" in codes(changed(1, layers=(first, first)))
+    last = sound()[0].stages[-1].layers
+    assert codes(changed(-1, layers=(last[0], last[1] + 1))) == ["layer-unknown"]
+    assert codes(changed(-1, layers=(last[0], last[1] - 1))) in (["layer-missing"], ["stage-empty", "layer-missing"])
+    assert codes(changed(stages=())) == ["stage-empty"]
+
+
+def test_gpus() -> None:
+    plan = sound()[0]
+    mine, other = plan.stages[0].devices, plan.stages[1].devices
+    assert codes(changed(0, devices=(other[0], *mine[1:]))).count("gpu-twice") >= 1
+    assert codes(changed(0, devices=("g9-0/0", *mine[1:]))) == ["gpu-unknown"]
+    assert codes(changed(0, devices=("g0-0/9", *mine[1:]))) == ["gpu-unknown"]
+    assert codes(changed(0, devices=mine[1:]))[0] == "tp-devices"
+
+
+def test_tensor_parallel_groups() -> None:
+    cluster = small_cluster([("a100_sxm_40", 2, 2), ("t4", 2, 1)])
+    problem = training_problem(tiny_model(), cluster)
+    plan = search_metis(problem, Budget()).plan
+    stage = plan.stages[0].model_copy(
+        update={"devices": ("g0-0/0", "g0-1/0"), "tp": 2, "dp": 1, "microbatch_shares": (1,), "layers": (0, 8)}
+    )
+    schedule = plan.schedule.model_copy(update={"microbatch_size": 1, "microbatches": 8})
+    one = plan.model_copy(update={"stages": (stage,), "schedule": schedule})
+    assert codes(one, problem) == ["tp-across-nodes"]
+    mixed = stage.model_copy(update={"devices": ("g0-0/0", "g1-0/0")})
+    assert codes(plan.model_copy(update={"stages": (mixed,), "schedule": schedule}), problem) == [
+        "tp-mixed",
+        "tp-across-nodes",
+    ]
+
+
+def test_illegal_degree() -> None:
+    cluster = small_cluster([("a100_sxm_40", 3, 1)])
+    problem = training_problem(tiny_model(), cluster)
+    plan = search_metis(problem, Budget()).plan
+    stage = plan.stages[0].model_copy(
+        update={"devices": cluster.gpus, "tp": 3, "dp": 1, "microbatch_shares": (1,), "layers": (0, 8)}
+    )
+    schedule = plan.schedule.model_copy(update={"microbatch_size": 1, "microbatches": 8, "sequence_parallel": True})
+    found = codes(plan.model_copy(update={"stages": (stage,), "schedule": schedule}), problem)
+    assert found == ["tp-illegal", "sequence-parallel"]
+
+
+def test_batch() -> None:
+    plan = sound()[0]
+    stage = plan.stages[0]
+    fewer = tuple(0 if g == 0 else share for g, share in enumerate(stage.microbatch_shares))
+    assert "shares" in codes(changed(0, microbatch_shares=fewer))
+    more = tuple(share + 1 for share in stage.microbatch_shares)
+    assert codes(changed(0, microbatch_shares=more)) == ["shares"]
+    twice = plan.schedule.model_copy(update={"microbatches": 2 * plan.schedule.microbatches})
+    assert set(codes(changed(schedule=twice))) == {"shares"}
+    wrong = plan.schedule.model_copy(update={"microbatch_size": plan.schedule.microbatch_size + 1})
+    assert set(codes(changed(schedule=wrong))) == {"shares"}
+
+
+def test_engine_with_one_degree() -> None:
+    """A plan with TP per stage, made for the generic engine, is not one for Megatron."""
+    cluster = load_cluster("a100-v100-t4-32")
+    model = load_model("llama-3.1-8b")
+    problem = training_problem(model, cluster, batch=64, length=2048)
+    plan = search_metis(problem, Budget()).plan
+    assert len({stage.tp for stage in plan.stages}) > 1
+    assert codes(plan, problem) == []
+    asked = training_problem(model, cluster, engine="megatron", batch=64, length=2048)
+    assert "engine-cannot" in codes(plan, asked)
+
+
+def test_memory() -> None:
+    """The same plan on smaller cards."""
+    problem = training_problem(tiny_model(layers=8, hidden=4096), small_cluster([("a100_sxm_80", 2, 1)]))
+    plan = search_metis(problem, Budget()).plan
+    smaller = small_cluster([("t4", 2, 1)])
+    found = check_training(plan, problem.model, smaller, problem.engine)
+    memory = [finding for finding in found if finding.code == "memory"]
+    assert memory and "GiB on each GPU of" in memory[0].message and "which offers" in memory[0].message
+
+
+@pytest.mark.parametrize("name", sorted(sound()[0].predicted))
+def test_changed_figure(name: str) -> None:
+    plan = sound()[0]
+    figure = plan.predicted[name]
+    off = figure.model_copy(update={"value": figure.value * (1 + 1e-6) + 1e-9})
+    found = check_training(
+        plan.model_copy(update={"predicted": plan.predicted | {name: off}}),
+        sound()[1].model,
+        sound()[1].cluster,
+        sound()[1].engine,
+    )
+    assert "figure-changed" in {finding.code for finding in found}
+    assert any(name in finding.message for finding in found)
+
+
+def test_changed_memory_and_certificate() -> None:
+    plan = sound()[0]
+    stage = plan.stages[0]
+    lighter = stage.memory.model_copy(update={"value": stage.memory.value * 0.99})
+    assert codes(changed(0, memory=lighter)) == ["figure-changed"]
+    assert codes(changed(0, memory_limit=stage.memory_limit * 2)) == ["figure-changed"]
+    better = plan.certificate.model_copy(update={"value": plan.certificate.value * 0.9})
+    assert codes(changed(certificate=better)) == ["certificate"]
+    missing = {name: figure for name, figure in plan.predicted.items() if name != "mfu"}
+    assert codes(changed(predicted=missing)) == ["figure-missing"]
