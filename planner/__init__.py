@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from planner.model import ModelSpec, load_model
     from planner.plan import Plan, ServingPlan, TrainingPlan, load_plan, plan_schema, save_plan
     from planner.search.problem import Budget
-    from planner.verify import Finding, verify
+    from planner.verifier import Finding, verify
     from planner.workload import Slo, Workload, fixed_workload, load_trace
 
 __all__ = [
@@ -79,7 +79,7 @@ _HOME = {
     "planner.model": ("ModelSpec", "load_model"),
     "planner.plan": ("Plan", "ServingPlan", "TrainingPlan", "load_plan", "plan_schema", "save_plan"),
     "planner.search.problem": ("Budget",),
-    "planner.verify": ("Finding", "verify"),
+    "planner.verifier": ("Finding", "verify"),
     "planner.workload": ("Slo", "Workload", "fixed_workload", "load_trace"),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-import tempfile
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -30,18 +31,30 @@ def outputs(notebook: Any, mime: str) -> list[Any]:
     ]
 
 
-def execute(path: Path) -> Any:
-    from jupyter_client import AsyncKernelManager
-    from nbclient import NotebookClient
+# In a process of its own, whose sockets end with it. Over IPC: a notebook needs no port, and the sockets' paths must be
+# short, so they are not in pytest's own folders.
+EXECUTE = """
+import sys, tempfile
+from pathlib import Path
+import nbformat
+from jupyter_client import AsyncKernelManager
+from nbclient import NotebookClient
 
-    notebook = read(path)
-    with tempfile.TemporaryDirectory(prefix="nb") as folder:
-        # Over IPC: a notebook needs no port. The sockets' paths must be short, so not in pytest's own folders.
-        manager = AsyncKernelManager(kernel_name="python3", transport="ipc", ip=str(Path(folder) / "kernel"))
-        where = {"metadata": {"path": str(REPOSITORY)}}
-        client = NotebookClient(notebook, km=manager, timeout=180, resources=where)
-        client.execute(env=os.environ | {"PYTHONPATH": str(REPOSITORY)})
-    return notebook
+source, target, where = sys.argv[1:]
+notebook = nbformat.read(source, as_version=4)
+with tempfile.TemporaryDirectory(prefix="nb") as folder:
+    manager = AsyncKernelManager(kernel_name="python3", transport="ipc", ip=str(Path(folder) / "kernel"))
+    NotebookClient(notebook, km=manager, timeout=180, resources={"metadata": {"path": where}}).execute()
+nbformat.write(notebook, target)
+"""
+
+
+def execute(path: Path, target: Path) -> Any:
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    command = [sys.executable, "-c", EXECUTE, str(path), str(target), str(REPOSITORY)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return read(target)
 
 
 def test_there_are_notebooks() -> None:
@@ -60,8 +73,8 @@ def test_committed_without_outputs(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_runs(path: Path) -> None:
-    notebook = execute(path)
+def test_runs(path: Path, tmp_path: Path) -> None:
+    notebook = execute(path, tmp_path / "executed.ipynb")
     printed = "".join(output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", []))
     assert "Warning" not in printed
     pictures, lines = SHOWS.get(path.stem, (0, ()))

@@ -48,7 +48,7 @@ def verify(
     from planner.model import load_model
     from planner.plan import load_plan
     from planner.report.findings import checked_in_words, findings_report
-    from planner.verify import verify as findings_of
+    from planner.verifier import verify as findings_of
 
     plan = load_plan(file)
     stated = plan.inputs.model

@@ -160,9 +160,7 @@ def _not_found(name_or_path: str | Path, shipped: tuple[str, ...]) -> InputError
     if not isinstance(name_or_path, Path) and os.sep not in text and not text.endswith(".json"):
         return unknown_name("model", text, shipped)
     tail = Path(text).name.lower()
-    hint = (
-        f"the shipped {tail}" if tail in shipped else "a path to config.json, or `planner models` for names"
-    )
+    hint = f"the shipped {tail}" if tail in shipped else "a path to config.json, or `planner models` for names"
     return InputError("no such file or folder", where=text, expected=f"a {_WHAT}", hint=hint)
 
 

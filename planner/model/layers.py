@@ -187,9 +187,7 @@ def _activation_bytes(kind: LayerKind, hidden: int, number: float) -> tuple[floa
     heads = shape.heads * (shape.head_dim + shape.value_dim) + kv_heads * (shape.head_dim + shape.value_dim)
     latents = sum(by_name[name].n for name in ("q_a", "kv_a") if name in by_name)
     masks = 0 if kind.gated else 2 * hidden
-    residual = (
-        4 + kind.top_k
-    ) * hidden  # two norm inputs, inputs of attention and feed-forward, expert copies
+    residual = (4 + kind.top_k) * hidden  # two norm inputs, inputs of attention and feed-forward, expert copies
     whole = number * (residual + latents) + masks
     return whole + number * (heads + (3 if kind.gated else 2) * kind.ffn_width), whole
 

@@ -122,9 +122,7 @@ def read_formats(
     """
     for option, value in (("weight_dtype", weight_dtype), ("kv_dtype", kv_dtype)):
         if value is not None and value not in DTYPES:
-            raise InputError(
-                f"unknown format {value!r}", where=option, expected=f"one of {', '.join(DTYPES)}"
-            )
+            raise InputError(f"unknown format {value!r}", where=option, expected=f"one of {', '.join(DTYPES)}")
     declared = config.section("quantization_config")
     section = quantization or declared
     dtype = _activation_dtype(config)
@@ -165,9 +163,7 @@ def _quantized_dtype(section: Config) -> Dtype | None:
     if method in _BY_BITS:
         bits = section.integer("bits", "w_bit")
         if bits not in _BY_BITS[method]:
-            raise section.error(
-                "bits", f"is {bits}", f"one of {', '.join(map(str, _BY_BITS[method]))}", _OVERRIDE
-            )
+            raise section.error("bits", f"is {bits}", f"one of {', '.join(map(str, _BY_BITS[method]))}", _OVERRIDE)
         return _BY_BITS[method][bits]
     if method == "bitsandbytes":
         return "int4" if section.flag("load_in_4bit", default=False) else "int8"
@@ -192,9 +188,7 @@ def _compressed_dtype(section: Config) -> Dtype:
             key = weights.integer("num_bits"), weights.text("type") or "int"
             if key in formats:
                 return formats[key]
-            raise weights.error(
-                "num_bits", f"is {key[0]} of type {key[1]!r}", "4 or 8, int or float", _OVERRIDE
-            )
+            raise weights.error("num_bits", f"is {key[0]} of type {key[1]!r}", "4 or 8, int or float", _OVERRIDE)
     raise section.error("config_groups", "names no weights", "a group with weights.num_bits", _OVERRIDE)
 
 
@@ -206,9 +200,7 @@ def _kv_dtype(section: Config) -> Dtype | None:
         value = ("fp" if value.get("type") == "float" else "int") + str(value.get("num_bits"))
     kinds: dict[str, Dtype] = {"fp8": "fp8", "int8": "int8", "nvfp4": "nvfp4"}
     if str(value).lower() not in kinds:
-        raise section.error(
-            name, f"is {value!r}", f"one of {', '.join(kinds)}", "give kv_dtype=… (--kv-dtype)"
-        )
+        raise section.error(name, f"is {value!r}", f"one of {', '.join(kinds)}", "give kv_dtype=… (--kv-dtype)")
     return kinds[str(value).lower()]
 
 
@@ -223,9 +215,7 @@ def _exclusions(section: Config) -> tuple[frozenset[str], tuple[re.Pattern[str],
             try:
                 patterns.append(re.compile(entry.removeprefix("re:")))
             except re.error as error:
-                raise section.error(
-                    key, f"holds {entry!r}: {error}", "a regular expression after re:"
-                ) from None
+                raise section.error(key, f"holds {entry!r}: {error}", "a regular expression after re:") from None
         elif "*" in entry:
             # a wildcard names a module and all that is inside it, wherever the text model is nested
             body = ".*".join(re.escape(part) for part in entry.split("*"))

@@ -1,6 +1,6 @@
 """The plan: what sits where, how it runs, what it is predicted to do, and how good it provably is.
 
-Data only: a plan is written by the search, checked by `planner.verify` and read by exporters and people. It holds
+Data only: a plan is written by the search, checked by `planner.verifier` and read by exporters and people. It holds
 no timings of the search and no paths, so the same inputs give the same bytes.
 """
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from planner.plan import Plan
-    from planner.verify import Finding
+    from planner.verifier import Finding
 
 __all__ = ["checked_in_words", "findings_report"]
 

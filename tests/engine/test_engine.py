@@ -46,10 +46,7 @@ def test_each_profile_loads_under_its_own_name_with_labelled_numbers(name: str) 
 
 def test_overheads_are_the_fitted_ones() -> None:
     milliseconds = {
-        name: [
-            round(figure.value * 1e3, 5)
-            for figure in (over.iteration, over.layer, over.sequence, over.prompt)
-        ]
+        name: [round(figure.value * 1e3, 5) for figure in (over.iteration, over.layer, over.sequence, over.prompt)]
         for name, over in ((name, load_engine(name).overhead) for name in ("trtllm", "vllm", "sglang"))
     }
     assert milliseconds == {
@@ -96,9 +93,7 @@ def test_default_split_holds_every_layer_and_no_stage_is_empty(split: tuple[int,
         ("megatron", 80, 4, (20, 20, 20, 20)),
     ],
 )
-def test_default_split_follows_the_engine(
-    name: str, num_layers: int, stages: int, expected: tuple[int, ...]
-) -> None:
+def test_default_split_follows_the_engine(name: str, num_layers: int, stages: int, expected: tuple[int, ...]) -> None:
     assert default_split(load_engine(name), num_layers, stages) == expected
 
 

@@ -36,9 +36,7 @@ def test_small_llama_by_hand(write: Write, small: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("head_dim", [None, 16])
-def test_null_head_dim_is_hidden_over_heads(
-    write: Write, small: dict[str, Any], head_dim: int | None
-) -> None:
+def test_null_head_dim_is_hidden_over_heads(write: Write, small: dict[str, Any], head_dim: int | None) -> None:
     assert load_model(write({**small, "head_dim": head_dim})).kinds[0].attention.head_dim == 16
 
 
@@ -58,9 +56,7 @@ def test_gemma_ties_by_default(write: Write, small: dict[str, Any], model_type: 
     assert load_model(path).tied_embeddings
     assert load_model(path).head_params == 0
     assert load_model(path).kinds[0].attention.head_dim == 256
-    assert not load_model(
-        write({**small, "model_type": model_type, "tie_word_embeddings": False})
-    ).tied_embeddings
+    assert not load_model(write({**small, "model_type": model_type, "tie_word_embeddings": False})).tied_embeddings
 
 
 @pytest.mark.parametrize(("model_type", "tied"), [("llama", False), ("qwen2", False), ("mistral", False)])
@@ -263,15 +259,9 @@ def test_every_family_has_a_type_of_its_own_in_the_table() -> None:
     assert set(known_families()) >= FAMILIES.keys()
 
 
-def test_a_package_adds_a_family(
-    write: Write, small: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    entry = importlib.metadata.EntryPoint(
-        "other", "planner.model.families.dense:llama", "hetplan.model_families"
-    )
-    monkeypatch.setattr(
-        importlib.metadata, "entry_points", lambda **_: importlib.metadata.EntryPoints([entry])
-    )
+def test_a_package_adds_a_family(write: Write, small: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = importlib.metadata.EntryPoint("other", "planner.model.families.dense:llama", "hetplan.model_families")
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda **_: importlib.metadata.EntryPoints([entry]))
     assert find_family("other") is FAMILIES["llama"]
     assert "other" in known_families()
     assert load_model(write({**small, "model_type": "other"})).model_type == "other"

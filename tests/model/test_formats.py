@@ -52,9 +52,7 @@ def test_absent_dtype_is_bf16(write: Write, small: dict[str, Any]) -> None:
         ),
     ],
 )
-def test_quantisation_methods(
-    write: Write, small: dict[str, Any], section: dict[str, Any], dtype: str
-) -> None:
+def test_quantisation_methods(write: Write, small: dict[str, Any], section: dict[str, Any], dtype: str) -> None:
     model = load_model(write({**small, "quantization_config": section}))
     assert model.weight_dtype == dtype
     assert formats(model) == {dtype}
@@ -90,9 +88,7 @@ def test_a_router_is_never_quantised(name: str) -> None:
         ["re:.*layers\\.0\\.self_attn.*"],
     ],
 )
-def test_a_layer_left_alone_is_a_kind_of_its_own(
-    write: Write, small: dict[str, Any], excluded: list[str]
-) -> None:
+def test_a_layer_left_alone_is_a_kind_of_its_own(write: Write, small: dict[str, Any], excluded: list[str]) -> None:
     section = {"quant_method": "fp8", "modules_to_not_convert": excluded}
     model = load_model(write({**small, "quantization_config": section}))
     assert model.kind_of_layer == (0, 1)

@@ -119,9 +119,7 @@ def test_activations_are_the_papers_34_h() -> None:
     np.testing.assert_allclose(table.activation_bytes_L, 34 * model.hidden)
     # equations 2 and 4: 10 h stays whole, or everything is divided
     np.testing.assert_allclose(table.activation_bytes_per_gpu_L(8), (10 + 24 / 8) * model.hidden)
-    np.testing.assert_allclose(
-        table.activation_bytes_per_gpu_L(8, sequence_parallel=True), 34 / 8 * model.hidden
-    )
+    np.testing.assert_allclose(table.activation_bytes_per_gpu_L(8, sequence_parallel=True), 34 / 8 * model.hidden)
 
 
 def test_activations_of_llama_by_hand() -> None:

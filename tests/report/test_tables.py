@@ -19,7 +19,7 @@ from planner.report.serving import idle_line, serving_report
 from planner.report.terminal import FALLBACK_WIDTH, block, console_for, data_table, figure_table, provenance_legend
 from planner.report.training import training_report
 from planner.report.workload import workload_report
-from planner.verify.findings import Finding
+from planner.verifier.findings import Finding
 from planner.workload import Slo, fixed_workload
 
 MODEL = "llama-3.1-8b"

@@ -15,7 +15,7 @@ from planner.plan import TrainingPlan, parse_plan, plan_to_json
 from planner.search.metis import search_metis
 from planner.search.problem import Budget, TrainingProblem
 from planner.search.training_plan import megatron_layout
-from planner.verify.training import check_training
+from planner.verifier.training import check_training
 from tests.search.small import small_cluster, tiny_model
 from tests.search.training_small import (
     best_of_all,

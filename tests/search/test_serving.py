@@ -18,7 +18,7 @@ from planner.search.problem import Budget, ServingProblem
 from planner.search.serving import search_templates
 from planner.search.template_pricer import TemplatePricer
 from planner.search.templates import enumerate_templates, stage_kinds
-from planner.verify.serving import check_serving
+from planner.verifier.serving import check_serving
 from planner.workload import Slo, Workload, fixed_workload, load_trace
 from tests.search.small import small_cluster, tiny_model
 

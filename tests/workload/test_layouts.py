@@ -53,10 +53,7 @@ def test_azure_parses_seven_fractional_digits_and_sorts(tmp_path: Path) -> None:
 
 
 def test_azure_accepts_time_zones() -> None:
-    text = (
-        AZURE.splitlines()[0]
-        + "\n2024-05-10 00:00:00.009930+00:00,1,2\n2024-05-10 00:00:01.009930+00:00,3,4\n"
-    )
+    text = AZURE.splitlines()[0] + "\n2024-05-10 00:00:00.009930+00:00,1,2\n2024-05-10 00:00:01.009930+00:00,3,4\n"
     arrival_N = read_rows(text, "x").arrival_N
     assert arrival_N is not None
     assert arrival_N.tolist() == [0.0, 1.0]

@@ -104,9 +104,7 @@ def _trace(prompts: list[int], outputs: list[int], gaps: list[float]) -> Trace:
     )
 
 
-rows = st.lists(
-    st.tuples(st.integers(1, 50_000), st.integers(1, 5_000), st.floats(1e-3, 100)), min_size=2, max_size=40
-)
+rows = st.lists(st.tuples(st.integers(1, 50_000), st.integers(1, 5_000), st.floats(1e-3, 100)), min_size=2, max_size=40)
 
 
 @settings(deadline=None, max_examples=100)
@@ -155,9 +153,7 @@ def test_fixed_workload_has_no_spread() -> None:
 @given(mean=st.floats(20, 5_000), cv=st.floats(0, 1), seed=st.integers(0, 100))
 def test_lognormal_is_deterministic_and_near_its_moments(mean: float, cv: float, seed: int) -> None:
     def make() -> Workload:
-        return lognormal_workload(
-            prompt_mean=mean, output_mean=mean / 2, prompt_cv=cv, output_cv=cv, seed=seed
-        )
+        return lognormal_workload(prompt_mean=mean, output_mean=mean / 2, prompt_cv=cv, output_cv=cv, seed=seed)
 
     workload = make()
     assert make() == workload
@@ -167,9 +163,7 @@ def test_lognormal_is_deterministic_and_near_its_moments(mean: float, cv: float,
 
 
 def test_lognormal_keeps_within_the_context() -> None:
-    workload = lognormal_workload(
-        prompt_mean=900, output_mean=300, prompt_cv=2, output_cv=2, max_context=2048
-    )
+    workload = lognormal_workload(prompt_mean=900, output_mean=300, prompt_cv=2, output_cv=2, max_context=2048)
     assert workload.total.max <= 2048
     assert workload.output.min >= 1
 

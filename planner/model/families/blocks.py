@@ -124,9 +124,7 @@ def decoder(
         hidden=hidden,
         vocab=size,
         max_context=config.integer(*CONTEXT, default=max_context),
-        layers=tuple(
-            layer_kind(attention(i), ffn(i), norms * hidden) for i in range(config.integer(*LAYERS))
-        ),
+        layers=tuple(layer_kind(attention(i), ffn(i), norms * hidden) for i in range(config.integer(*LAYERS))),
         tied_embeddings=config.flag("tie_word_embeddings", default=tied),
         embedding_params=size * hidden,
         other_params=hidden,

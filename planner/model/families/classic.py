@@ -22,9 +22,7 @@ __all__ = ["gpt2", "gpt_neo", "gpt_neox", "opt"]
 
 def gpt2(config: Config, formats: Formats) -> Architecture:
     """GPT-2 (Radford et al. 2019) and GPT-3 (Brown et al. 2020) shapes."""
-    return _classic(
-        config, formats, "transformer.h", ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
-    )
+    return _classic(config, formats, "transformer.h", ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"))
 
 
 def gpt_neo(config: Config, formats: Formats) -> Architecture:

@@ -117,9 +117,7 @@ def mixtral(config: Config, formats: Formats) -> Architecture:
 def qwen3_moe(config: Config, formats: Formats) -> Architecture:
     """Qwen 3 with experts: norms over heads, no shared expert."""
     bias = config.flag("attention_bias", default=False)
-    attention = grouped_attention(
-        config, formats, qwen_windows(config), qkv_bias=bias, out_bias=bias, qk_norm=True
-    )
+    attention = grouped_attention(config, formats, qwen_windows(config), qkv_bias=bias, out_bias=bias, qk_norm=True)
     return decoder(config, attention=attention, ffn=_qwen_ffn(config, formats))
 
 

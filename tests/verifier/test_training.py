@@ -12,7 +12,7 @@ from planner.model import load_model
 from planner.plan import TrainingPlan
 from planner.search.metis import search_metis
 from planner.search.problem import Budget, TrainingProblem
-from planner.verify.training import check_training
+from planner.verifier.training import check_training
 from tests.search.small import small_cluster, tiny_model
 from tests.search.training_small import training_problem
 

@@ -9,7 +9,7 @@ from planner.cost.training import predict_training
 from planner.cost.training_replica import dp_groups
 from planner.engine import check_runnable
 from planner.units import format_bytes
-from planner.verify.findings import Finding, check_layers, compare_figures, differs
+from planner.verifier.findings import Finding, check_layers, compare_figures, differs
 
 if TYPE_CHECKING:
     from planner.cluster import Cluster

@@ -14,7 +14,7 @@ from planner.model import load_model
 from planner.plan import ServingPlan, parse_plan, plan_to_json
 from planner.search.problem import Budget, ServingProblem
 from planner.search.serving import search_templates
-from planner.verify import verify
+from planner.verifier import verify
 from planner.workload import Slo, load_trace
 
 Edit = Callable[[dict[str, Any]], None]

@@ -9,8 +9,9 @@ from planner.engine import load_engine
 from planner.model import load_model
 from planner.plan import ServingPlan
 from planner.resources import sha256_of
-from planner.verify.findings import Finding
-from planner.verify.serving import check_serving
+from planner.verifier.findings import Finding
+from planner.verifier.serving import check_serving
+from planner.verifier.training import check_training
 
 if TYPE_CHECKING:
     from planner.cluster import Cluster
@@ -62,8 +63,6 @@ def verify(
     ]
     if isinstance(plan, ServingPlan):
         return findings + check_serving(plan, model, cluster, engine)
-    from planner.verify.training import check_training
-
     return findings + check_training(plan, model, cluster, engine)
 
 

@@ -9,7 +9,7 @@ from planner.cost.memory import tensor_parallel_fault
 from planner.cost.prediction import PlacedStage, predict_serving
 from planner.engine import check_runnable
 from planner.units import format_bytes
-from planner.verify.findings import Finding, check_layers, compare_figures, differs
+from planner.verifier.findings import Finding, check_layers, compare_figures, differs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
