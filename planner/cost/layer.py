@@ -91,7 +91,7 @@ class LayerPricer:
         attention = kind.attention
         window = attention.window or np.inf
         heads = max(attention.heads / tp, 1.0)
-        gemm = sum((self._gemm(g, tokens) for g in kind.gemms), np.zeros_like(tokens))
+        gemm = sum((self._gemm(kind, g, tokens) for g in kind.gemms), np.zeros_like(tokens))
         prefill = operators.prefill_attention(
             load.prefill,
             np.minimum(load.prefill_context, window),
@@ -117,8 +117,12 @@ class LayerPricer:
         reduce = 2.0 * self.collective.all_reduce(message)  # after attention and after the feed-forward block
         return np.stack([gemm, prefill, decode, element, reduce])
 
-    def _gemm(self, gemm: Gemm, tokens: Array) -> Array:
+    def _gemm(self, kind: LayerKind, gemm: Gemm, tokens: Array) -> Array:
         n = gemm.n / self.tp if gemm.split == "column" else gemm.n
+        attention = kind.attention
+        if gemm.name == "qkv" and attention.kind == "gqa" and self.tp > attention.kv_heads:
+            # a KV head is computed by each of the GPUs that hold it
+            n += (attention.head_dim + attention.value_dim) * (1.0 - attention.kv_heads / self.tp)
         k = gemm.k / self.tp if gemm.split == "row" else gemm.k
         return self._operators.grouped_gemm(tokens, n, k, gemm.experts, gemm.top_k, gemm.dtype, self.model.dtype)
 

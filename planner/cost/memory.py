@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "KV_HEADROOM",
+    "cached_tokens_L",
     "embedding_bytes",
     "head_bytes",
     "kv_bytes_per_token_L",
@@ -86,6 +87,30 @@ def weight_bytes_L(model: ModelSpec, tp: int) -> Array:
 def kv_bytes_per_token_L(model: ModelSpec, tp: int) -> Array:
     """Bytes of KV cache per token of each layer on each GPU; KV heads are replicated beyond their number."""
     return np.asarray(layer_table(model).kv_bytes_per_gpu_L(tp), dtype=float)
+
+
+def cached_tokens_L(model: ModelSpec, sequences: Array, context: float, longest: float) -> Array:
+    """Tokens to plan for in the KV cache of each layer: running sequences with headroom, one longest request at least.
+
+    A layer with a sliding window keeps no more of a sequence than the window.
+
+    Parameters
+    ----------
+    model
+        The model.
+    sequences
+        Running sequences; any shape.
+    context, longest
+        Tokens that a sequence holds on average, and that the longest request holds in the end.
+
+    Returns
+    -------
+    array, shape (*sequences.shape, layers)
+    """
+    window_L = np.asarray(layer_table(model).window_L, dtype=float)
+    window_L = np.where(window_L > 0, window_L, np.inf)
+    held = KV_HEADROOM * np.asarray(sequences, dtype=float)[..., None] * np.minimum(context, window_L)
+    return np.asarray(np.maximum(held, np.minimum(longest, window_L)))
 
 
 def embedding_bytes(model: ModelSpec, tp: int) -> float:

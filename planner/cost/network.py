@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from planner.cluster import Cluster, DeviceProfile, Link, NodeClass
     from planner.cost._types import Array
 
-__all__ = ["Collective", "collective_for", "group_collective", "node_collective", "point_to_point"]
+__all__ = ["Collective", "collective_for", "group_collective", "node_collective", "point_to_point", "wire_time"]
 
 # Share of a link's nominal bandwidth that a ring or a transfer gets, and how far off that may be. NCCL's bus bandwidth
 # is 0.66 of NVLink 3's nominal (201 of 300 GB/s on eight A100) and 0.90 of NVLink 4's (407 of 450 GB/s on eight H100):
@@ -57,6 +57,12 @@ class Collective:
     error: float
     provenance: Provenance
     points: tuple[Array, Array] | None = None
+
+    @property
+    def facts(self) -> tuple[object, ...]:
+        """Everything that its times follow from, for comparing two groups."""
+        points = None if self.points is None else tuple(tuple(p.tolist()) for p in self.points)
+        return self.size, self.latency, self.bandwidth, self.error, self.provenance, points
 
     def all_reduce(self, message: Array) -> Array:
         """Seconds to all-reduce `message` bytes held by every GPU."""
@@ -119,8 +125,16 @@ def collective_for(device: DeviceProfile, size: int, link: Link, *, native: bool
 
 
 def node_collective(node_class: NodeClass, size: int) -> Collective:
-    """Collective among `size` GPUs of one node."""
-    return collective_for(node_class.device, size, node_class.intra_link, native=_has_native_link(node_class))
+    """Fastest collective among `size` GPUs of one node that lie side by side: 0-3, 4-7."""
+    groups = [range(i, i + size) for i in range(0, node_class.gpus_per_node - size + 1, size)]
+    links = [
+        min((node_class.link_between(i, j) for i in group for j in group if i < j), key=lambda link: link.bandwidth)
+        for group in groups
+        if size > 1
+    ]
+    link = max(links, key=lambda link: link.bandwidth, default=node_class.intra_link)
+    native = _has_native_link(node_class) and link == node_class.intra_link
+    return collective_for(node_class.device, size, link, native=native)
 
 
 def group_collective(cluster: Cluster, gpus: Sequence[str], *, sharing: int = 1) -> Collective:
@@ -156,4 +170,9 @@ def point_to_point(message: Array, link: Link) -> Array:
     >>> float(point_to_point(np.array(8e6), Link(bandwidth=1e9, latency=1e-3)))
     0.011
     """
-    return link.latency + np.asarray(message, dtype=float) / (_LINK_EFFICIENCY * link.bandwidth)
+    return link.latency + wire_time(message, link)
+
+
+def wire_time(message: Array, link: Link) -> Array:
+    """Seconds that `message` bytes keep a link busy: what bounds its throughput, latency apart."""
+    return np.asarray(message, dtype=float) / (_LINK_EFFICIENCY * link.bandwidth)

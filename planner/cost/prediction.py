@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from planner.model import ModelSpec
     from planner.workload import Workload
 
-__all__ = ["PlacedStage", "ReplicaPrediction", "ServingPrediction", "pipeline", "predict_serving"]
+__all__ = ["PlacedStage", "ReplicaPrediction", "ServingPrediction", "pipeline", "predict_serving", "stated_errors"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +48,8 @@ class ReplicaPrediction:
         Bytes per GPU of each stage at the goodput, and what the engine may use.
     concurrency
         Requests in flight at the goodput, rounded up: the engine's sequence limit.
+    overloaded
+        Whether its share of the demand is more than its goodput.
     """
 
     capacity: Operation | Shortfall
@@ -55,6 +57,7 @@ class ReplicaPrediction:
     memory_S: tuple[Figure, ...]
     limit_S: tuple[float, ...]
     concurrency: int
+    overloaded: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,11 +72,11 @@ class ServingPrediction:
 def pipeline(cluster: Cluster, stages: Sequence[PlacedStage]) -> list[PipelineStage]:
     """Stages with the collectives and links that their GPUs really have.
 
-    A stage sends rank by rank to the next one; the slowest of those links counts.
+    A stage sends rank by rank to the next one, and the last stage back to the first; the slowest of those links counts.
     """
     placed = []
     for s, stage in enumerate(stages):
-        following = stages[s + 1].devices if s + 1 < len(stages) else None
+        following = stages[(s + 1) % len(stages)].devices if len(stages) > 1 else None
         placed.append(
             PipelineStage(
                 device=cluster.device_of(stage.devices[0]),
@@ -120,7 +123,9 @@ def predict_serving(
     known: dict[tuple[object, ...], tuple[ReplicaPricer, Operation | Shortfall]] = {}
     for stages in replicas:
         placed = pipeline(cluster, stages)
-        key = tuple((s.device.name, s.collective.size, s.collective.bandwidth, s.layers, s.hop) for s in placed)
+        key = tuple(
+            (id(s.device), s.collective.facts, s.layers, s.hop and (s.hop.bandwidth, s.hop.latency)) for s in placed
+        )
         if key not in known:  # equal replicas on other nodes
             pricer = ReplicaPricer(model, engine, workload, placed)
             known[key] = pricer, pricer.goodput()
@@ -130,7 +135,9 @@ def predict_serving(
     total = math.fsum(goodputs)
     if shares is None:
         shares = [g / total if total else 0.0 for g in goodputs]
-    served = total if workload.rate is None else min(workload.rate, total)
+    # what is routed beyond a replica's goodput is not served within the SLO
+    carried = min((g / s for g, s in zip(goodputs, shares, strict=True) if s > 0), default=0.0)
+    served = carried if workload.rate is None else min(workload.rate, carried)
     operated: dict[tuple[int, float], Operation] = {}
     predictions = []
     for pricer, capacity, share, goodput in zip(pricers, capacities, shares, goodputs, strict=True):
@@ -141,17 +148,23 @@ def predict_serving(
             if key2 not in operated:
                 operated[key2] = capacity if math.isclose(rate, goodput, rel_tol=1e-12) else pricer.at_rate(rate)
             now = operated[key2]
-        predictions.append(_replica(pricer, engine, capacity, now))
+        asked = share * (total if workload.rate is None else min(workload.rate, total))
+        predictions.append(_replica(pricer, engine, capacity, now, overloaded=asked > goodput * (1 + 1e-9)))
     figures = _whole(cluster, engine, workload, replicas, predictions, list(shares), served)
     return ServingPrediction(replicas=tuple(predictions), shares=tuple(shares), figures=figures)
 
 
 def _replica(
-    pricer: ReplicaPricer, engine: EngineProfile, capacity: Operation | Shortfall, now: Operation | None
+    pricer: ReplicaPricer,
+    engine: EngineProfile,
+    capacity: Operation | Shortfall,
+    now: Operation | None,
+    *,
+    overloaded: bool,
 ) -> ReplicaPrediction:
     limit_S = tuple(float(x) for x in pricer.limit_S)
     if isinstance(capacity, Shortfall) or now is None:
-        memory = pricer.memory_S(float(pricer.demand.longest))
+        memory = pricer.memory_S(0.0)
         return ReplicaPrediction(
             capacity=capacity,
             figures={},
@@ -159,13 +172,13 @@ def _replica(
             limit_S=limit_S,
             concurrency=1,
         )
-    rate_error, first_error = _errors(engine, capacity)
+    rate_error, first_error = stated_errors(engine, capacity)
     figures = {
         "goodput": _figure(capacity.rate, "requests/s", rate_error, capacity),
         "rate": Figure(value=now.rate, unit="requests/s", error=0.0, provenance=capacity.provenance),
-        "ttft": _figure(now.ttft, "s", _errors(engine, now)[1], now),
-        "ttft_mean": _figure(now.ttft_mean, "s", _errors(engine, now)[1], now),
-        "tpot": _figure(now.tpot, "s", _errors(engine, now)[0], now),
+        "ttft": _figure(now.ttft, "s", stated_errors(engine, now)[1], now),
+        "ttft_mean": _figure(now.ttft_mean, "s", stated_errors(engine, now)[1], now),
+        "tpot": _figure(now.tpot, "s", stated_errors(engine, now)[0], now),
         "in_flight": _figure(now.in_flight, "requests", max(rate_error, first_error), now),
         "decode_batch": _figure(now.batch, "sequences", rate_error, now),
         "kv_capacity": Figure(value=pricer.kv_capacity(), unit="tokens", error=0.1, provenance="spec"),
@@ -173,9 +186,10 @@ def _replica(
     return ReplicaPrediction(
         capacity=capacity,
         figures=figures,
-        memory_S=tuple(_memory(float(x), engine) for x in pricer.memory_S(capacity.kv_tokens)),
+        memory_S=tuple(_memory(float(x), engine) for x in pricer.memory_S(capacity.batch)),
         limit_S=limit_S,
         concurrency=max(1, math.ceil(capacity.in_flight - 1e-9)),
+        overloaded=overloaded,
     )
 
 
@@ -185,7 +199,7 @@ def _memory(value: float, engine: EngineProfile) -> Figure:
     return Figure(value=value, unit="bytes", error=doubt / value, provenance="spec")
 
 
-def _errors(engine: EngineProfile, operation: Operation) -> tuple[float, float]:
+def stated_errors(engine: EngineProfile, operation: Operation) -> tuple[float, float]:
     """Errors of rate and TPOT, and of TTFT: the kernels', or the end-to-end error behind the engine's overheads."""
     overhead = engine.overhead
     return (
@@ -211,7 +225,7 @@ def _whole(
     working = [p for p, share in zip(predictions, shares, strict=True) if p.figures and share > 0]
     gpus = [gpu for stages in replicas for stage in stages for gpu in stage.devices]
     used = Figure(value=float(len(gpus)), unit="GPUs", error=0.0, provenance="spec")
-    if not working:
+    if not working or served <= 0:
         return {"gpus": used}
     provenance = weakest(*(p.figures["goodput"].provenance for p in working))
     worst = {name: max((p.figures[name] for p in working), key=lambda f: f.value) for name in ("ttft", "tpot")}

@@ -15,14 +15,25 @@ from planner.cost.device import provenance_of
 from planner.cost.layer import PARTS, LayerPricer
 from planner.cost.memory import (
     KV_HEADROOM,
+    cached_tokens_L,
     embedding_bytes,
     head_bytes,
     kv_bytes_per_token_L,
     serving_activation_bytes,
     weight_bytes_L,
 )
-from planner.cost.network import Collective, point_to_point
-from planner.cost.serving import BATCH_GRID, Demand, StageTable, SteadyState, hop_bytes, stage_table, steady_state
+from planner.cost.network import Collective, wire_time
+from planner.cost.serving import (
+    BATCH_GRID,
+    Demand,
+    Iteration,
+    PipelineTimes,
+    StageTable,
+    SteadyState,
+    hop_bytes,
+    stage_table,
+    steady_state,
+)
 from planner.engine import MemoryBudget, memory_budget
 from planner.plan.figure import Provenance, weakest
 
@@ -30,7 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from planner.cluster import DeviceProfile, Link
-    from planner.cost._types import Array
+    from planner.cost._types import Array, BoolArray
     from planner.engine import EngineProfile
     from planner.model import ModelSpec
     from planner.workload import Workload
@@ -42,7 +53,10 @@ _HEAVY: Final = 0.1  # share of the time below which a kernel's provenance does 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PipelineStage:
-    """Consecutive layers on one tensor-parallel group, and the link to the next stage (None behind the last)."""
+    """Consecutive layers on one tensor-parallel group, and the link to the next stage.
+
+    Behind the last stage it is the link back to the first, which the sampled tokens take; None if there is one stage.
+    """
 
     device: DeviceProfile
     collective: Collective
@@ -67,8 +81,6 @@ class Operation:
         Requests/s and seconds; `ttft` at the SLO's percentile.
     in_flight
         Requests in the replica on average.
-    kv_tokens
-        Tokens held in the KV cache on average.
     error, provenance
         Of the stage times.
     prefill_error
@@ -81,7 +93,6 @@ class Operation:
     ttft: float
     ttft_mean: float
     in_flight: float
-    kv_tokens: float
     error: float
     prefill_error: float
     provenance: Provenance
@@ -119,8 +130,8 @@ class ReplicaPricer:
             [np.bincount(kinds[slice(*stage.layers)], minlength=len(model.kinds)) for stage in stages]
         )
         self._weights_S = np.array([self._stage_weights(s) for s in range(len(stages))])
-        self._kv_S = np.array(
-            [float(kv_bytes_per_token_L(model, stage.tp)[slice(*stage.layers)].sum()) for stage in stages]
+        self._kv_SL = np.stack(
+            [np.where(self._holds(stage), kv_bytes_per_token_L(model, stage.tp), 0.0) for stage in stages]
         )
         self.budgets: list[MemoryBudget] = [
             memory_budget(engine, stage.device.memory.value, serving_activation_bytes(model, engine, stage.tp))
@@ -136,14 +147,20 @@ class ReplicaPricer:
             weights += head_bytes(self.model, stage.tp)
         return weights
 
-    def memory_S(self, kv_tokens: float) -> Array:
-        """Bytes on each GPU of each stage with so many tokens in the KV cache."""
-        return np.array(
-            [
-                weights + budget.kv_weight * kv * kv_tokens + budget.fixed
-                for weights, kv, budget in zip(self._weights_S, self._kv_S, self.budgets, strict=True)
-            ]
-        )
+    def _holds(self, stage: PipelineStage) -> BoolArray:
+        layer_L = np.arange(self.model.num_layers)
+        return np.asarray((layer_L >= stage.layers[0]) & (layer_L < stage.layers[1]))
+
+    def memory_S(self, batch: float) -> Array:
+        """Bytes on each GPU of each stage with so many sequences decoding per microbatch."""
+        return np.asarray(self._memory_GS(np.array([batch]))[0])
+
+    def _memory_GS(self, batch_G: Array) -> Array:
+        sequences = len(self.stages) * batch_G
+        tokens_GL = cached_tokens_L(self.model, sequences, self.demand.decode_context, self.demand.longest)
+        kv_weight_S = np.array([budget.kv_weight for budget in self.budgets])
+        fixed_S = np.array([budget.fixed for budget in self.budgets])
+        return np.asarray(self._weights_S + kv_weight_S * (tokens_GL @ self._kv_SL.T) + fixed_S)
 
     @property
     def limit_S(self) -> Array:
@@ -151,15 +168,17 @@ class ReplicaPricer:
         return np.array([budget.limit for budget in self.budgets])
 
     def kv_capacity(self) -> float:
-        """Tokens that fit the KV cache of the tightest stage; negative where not even the weights fit."""
-        free = [b.capacity - w for b, w in zip(self.budgets, self._weights_S, strict=True)]
-        per_token = [b.kv_weight * kv for b, kv in zip(self.budgets, self._kv_S, strict=True)]
-        return min(f / k if k else math.inf if f >= 0 else -1.0 for f, k in zip(free, per_token, strict=True))
+        """Tokens of sequences of mean context that fit the KV cache of the tightest stage; negative if weights do not.
 
-    def kv_tokens(self, batch: Array) -> Array:
-        """Tokens planned for in the KV cache: the decoding sequences with headroom; one longest request at least."""
-        held = KV_HEADROOM * len(self.stages) * np.asarray(batch, dtype=float) * self.demand.decode_context
-        return np.maximum(held, self.demand.longest)
+        Sequences hold fewer tokens in layers with a sliding window; it is the tokens of the others that are counted.
+        """
+        context = self.demand.decode_context
+        one_L = cached_tokens_L(self.model, np.array(1.0), context, 0.0) / KV_HEADROOM
+        rooms = []
+        for budget, weights, need in zip(self.budgets, self._weights_S, self._kv_SL @ one_L, strict=True):
+            free = budget.cache(float(weights))
+            rooms.append(free / float(need) * context if need else math.inf if free >= 0 else -1.0)
+        return min(rooms)
 
     def state(self, batch_G: Array) -> SteadyState:
         """Steady state at each of some decode batches."""
@@ -169,48 +188,39 @@ class ReplicaPricer:
         batch_G = np.asarray(batch_G, dtype=float)
         tables = [stage_table(pricer, self.engine, self.demand, batch_G) for pricer in self._pricers]
         last = len(self.stages) - 1
-        mean, chunk = (
-            np.stack(
-                [
-                    table.times(self._layers_SK[s], first=s == 0, last=s == last, chunk=whole)
-                    for s, table in enumerate(tables)
-                ],
+        tokens: dict[Iteration, Array] = {
+            "mean": batch_G + self.demand.steady(batch_G),
+            "chunk": batch_G + self.demand.chunk(batch_G),
+            "full": batch_G + self.demand.room(batch_G),
+        }
+        time_GS: dict[Iteration, Array] = {}
+        wire_GS: dict[Iteration, Array] = {}
+        for which, carried in tokens.items():
+            time_GS[which] = np.stack(
+                [t.times(self._layers_SK[s], which, first=s == 0, last=s == last) for s, t in enumerate(tables)],
                 axis=-1,
             )
-            for whole in (False, True)
-        )
-        hops, chunk_hops = (self._hops(tokens) for tokens in self._tokens(batch_G))
-        state = steady_state(
-            self.demand,
-            self.engine.overhead.first_token.value,
-            batch_G,
-            mean,
-            chunk,
-            hops,
-            chunk_hops,
-            np.full(batch_G.shape, len(self.stages)),
-        )
-        return state, tables
+            wire_GS[which] = np.stack([self._wire(s, carried) for s in range(len(self.stages))], axis=-1)
+        latency_S = np.array([s.hop.latency if s.hop else 0.0 for s in self.stages])
+        back = np.full_like(batch_G, latency_S[-1])
+        latency_S[-1] = 0.0
+        times = PipelineTimes.of(time_GS, wire_GS, np.broadcast_to(latency_S, time_GS["mean"].shape), back)
+        stages = np.full(batch_G.shape, len(self.stages))
+        return steady_state(self.demand, self.engine.overhead.first_token.value, batch_G, stages, times), tables
 
-    def _tokens(self, batch_G: Array) -> tuple[Array, Array]:
-        return batch_G * (1 + self.demand.prefill_per_decode), batch_G + self.demand.chunk
+    def _wire(self, s: int, tokens_G: Array) -> Array:
+        hop = self.stages[s].hop
+        if hop is None or s == len(self.stages) - 1:  # token ids alone go back
+            return np.zeros_like(tokens_G)
+        return wire_time(hop_bytes(self.model, tokens_G), hop)
 
-    def _hops(self, tokens_G: Array) -> Array:
-        message = hop_bytes(self.model, tokens_G)
-        none = np.zeros_like(message)
-        return np.stack([point_to_point(message, s.hop) if s.hop else none for s in self.stages], axis=-1)
-
-    def feasible(self, state: SteadyState, batch_G: Array) -> Array:
-        """Which loads meet the SLO, the KV cache and a stable prefill queue."""
+    def feasible(self, state: SteadyState, batch_G: Array) -> BoolArray:
+        """Which loads meet the SLO, the KV cache, the token budget of an iteration and a stable prefill queue."""
         slo = self.workload.slo
         batch_G = np.asarray(batch_G, dtype=float)
-        fits = self.kv_tokens(batch_G) <= self.kv_capacity()
-        fits &= batch_G * (1 + self.demand.prefill_per_decode) <= self.demand.budget
-        return np.asarray(
-            fits
-            & (state.tpot_B <= (slo.tpot or math.inf))
-            & (state.ttft_B <= (slo.ttft if slo.ttft is not None else np.finfo(float).max))
-        )
+        fits = (self._memory_GS(batch_G) <= self.limit_S).all(axis=-1) & self.demand.runs(batch_G)
+        ttft = np.finfo(float).max if slo.ttft is None else slo.ttft
+        return np.asarray(fits & (state.tpot_B <= (slo.tpot or math.inf)) & (state.ttft_B <= ttft))
 
     def goodput(self) -> Operation | Shortfall:
         """Highest rate within the SLO over the grid of decode batches, or what stands in the way."""
@@ -224,16 +234,16 @@ class ReplicaPricer:
 
     def at_rate(self, rate: float) -> Operation:
         """Operate at a rate that the replica can serve: the smallest decode batch that reaches it."""
-        low, high = 0.0, float(BATCH_GRID[-1])
-        for points in (np.asarray((1e-3, *BATCH_GRID), dtype=float), None, None, None, None):
-            batch = np.linspace(max(low, 1e-6), high, 33) if points is None else points
+        batch = np.asarray(BATCH_GRID, dtype=float)
+        low = 0.0
+        for _ in range(5):
             state, tables = self._state(batch)
             reached = state.rate_B >= rate * (1 - 1e-12)
             at = int(np.argmax(reached)) if reached.any() else len(batch) - 1
-            if at == 0:
-                break
-            low, high = float(batch[at - 1]), float(batch[at])
-        return self._operation(batch, state, tables, at)
+            low = float(batch[at - 1]) if at else low
+            answer = self._operation(batch, state, tables, at)
+            batch = np.linspace(low, float(batch[at]), 33)[1:]
+        return answer
 
     def _operation(self, batch_G: Array, state: SteadyState, tables: list[StageTable], at: int) -> Operation:
         error, provenance = self._band(tables, at, chunk=False)
@@ -245,7 +255,6 @@ class ReplicaPricer:
             ttft=float(state.ttft_B[at]),
             ttft_mean=float(state.ttft_mean_B[at]),
             in_flight=float(state.in_flight_B(self.demand.output)[at]),
-            kv_tokens=float(self.kv_tokens(batch_G)[at]),
             error=error,
             prefill_error=prefill_error,
             provenance=weakest(provenance, prefill_provenance),
@@ -261,7 +270,7 @@ class ReplicaPricer:
         weighted: dict[str, float] = dict.fromkeys(PARTS, 0.0)
         provenances: dict[str, list[Provenance]] = {name: [] for name in PARTS}
         for s, (table, pricer) in enumerate(zip(tables, self._pricers, strict=True)):
-            parts = (table.chunk_parts_PKG if chunk else table.mean_parts_PKG)[:, :, at] @ self._layers_SK[s]
+            parts = table.parts_PKG["chunk" if chunk else "mean"][:, :, at] @ self._layers_SK[s]
             for name, time in zip(PARTS, parts, strict=True):
                 error, provenance = pricer.band(name)
                 total[name] += float(time)
@@ -274,7 +283,7 @@ class ReplicaPricer:
 
     def _shortfall(self, state: SteadyState) -> Shortfall:
         """Which constraint binds at the lightest load."""
-        memory, limit = self.memory_S(float(self.demand.longest)), self.limit_S
+        memory, limit = self.memory_S(0.0), self.limit_S
         worst = int(np.argmax(memory - limit))
         if memory[worst] > limit[worst]:
             return Shortfall("memory", float(memory[worst]), float(limit[worst]), worst)
@@ -290,7 +299,7 @@ class ReplicaPricer:
         return [
             float(
                 stage_table(pricer, self.engine, self.demand, one).times(
-                    self._layers_SK[s], first=s == 0, last=s == last
+                    self._layers_SK[s], "mean", first=s == 0, last=s == last
                 )[0]
             )
             for s, pricer in enumerate(self._pricers)

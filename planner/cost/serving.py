@@ -2,13 +2,15 @@
 
 A replica is a pipeline of S stages with S microbatches in flight, b sequences decoding in each. Every request brings
 ISL prompt tokens for OSL decode steps, so p = b ISL / OSL prompt tokens are computed per iteration on average. They
-come in chunks of c tokens: a share f = p / c of the iterations carries one, and prefill is part of every TPOT. With d_s
-the time of stage s without a chunk, x_s with one, and h_s the transfer behind it:
+come in chunks of c tokens: a share f = p / c of the iterations carries one, and prefill is part of every TPOT. Be d_s
+the time of stage s without a chunk, x_s with one, w_s the bytes behind it over the link's bandwidth, and l_s the link's
+latency (the last link leads back to the first stage, where the next token starts):
 
-* ``t_s = (1 - f) d_s + f x_s``, ``T = max(max_s t_s, max_s h_s)``, ``TPOT = cycle = max(S T, sum_s (t_s + h_s))``;
+* ``t_s = (1 - f) d_s + f x_s``, ``T = max_s max(t_s, w_s)``, ``TPOT = cycle = max(S T, sum_s (t_s + w_s + l_s))``;
 * ``rate = S b / (OSL cycle)`` (Little's law over the decoding sequences);
-* a prompt waits while others are computed (Kingman's formula with the trace's own variation of lengths and of
-  arrivals) and then passes chunk after chunk: ``TTFT = T/2 + wait + sum_s (x_s + h_s) + (chunks - 1) max_s x_s``;
+* a prompt waits while others are computed, in iterations that are filled to the engine's budget as long as there is a
+  queue (Kingman's formula with the trace's own variation of lengths and arrivals), and then passes chunk after chunk:
+  ``TTFT = T/2 + wait + sum_s (x_s + w_s + l_s) + (chunks - 1) max_s x_s``;
 * the KV cache of the tightest stage bounds S b.
 
 TTFT at a percentile takes the prompt length and the wait at that percentile, the wait from an exponential tail: both at
@@ -24,9 +26,8 @@ J. F. C. Kingman, "The single server queue in heavy traffic", 1961.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 
@@ -34,23 +35,39 @@ from planner.cost.layer import LayerPricer, Load
 from planner.dtypes import DTYPE_BYTES
 
 if TYPE_CHECKING:
-    from planner.cost._types import Array, IntArray
+    from planner.cost._types import Array, BoolArray, IntArray
     from planner.engine import EngineProfile
     from planner.model import ModelSpec
     from planner.workload import Workload
 
-__all__ = ["BATCH_GRID", "Demand", "StageTable", "SteadyState", "hop_bytes", "stage_table", "steady_state"]
+__all__ = [
+    "BATCH_GRID",
+    "Demand",
+    "Iteration",
+    "PipelineTimes",
+    "StageTable",
+    "SteadyState",
+    "hop_bytes",
+    "stage_table",
+    "steady_state",
+]
 
 
-def _batch_grid() -> tuple[int, ...]:
-    grid = list(range(1, 33))
+# An iteration as the load makes it on average; one with a chunk of the tail's prompt; one filled to the budget.
+Iteration = Literal["mean", "chunk", "full"]
+
+_SATURATED: Final = 1e-6  # a prefill queue this close to its capacity counts as one that never empties
+
+
+def _batch_grid() -> tuple[float, ...]:
+    grid = [2.0**-k for k in range(10, 0, -1)] + [float(b) for b in range(1, 33)]
     while grid[-1] < 2048:
-        grid.append(max(grid[-1] + 1, round(grid[-1] * 1.06)))
+        grid.append(float(max(grid[-1] + 1, round(grid[-1] * 1.06))))
     return tuple(grid)
 
 
-# Decode batches that a search considers: every size to 32, then steps of 6 %.
-BATCH_GRID: Final[tuple[int, ...]] = _batch_grid()
+# Decode batches that a search considers: fractions (a mean may lie below one), every size to 32, then steps of 6 %.
+BATCH_GRID: Final[tuple[float, ...]] = _batch_grid()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,12 +88,10 @@ class Demand:
         Tokens of a prompt to be computed, mean and mean square.
     longest
         Tokens of the longest request, prompt and output: the engine's context limit.
-    tail_prompt
-        Prompt length at the SLO's percentile.
-    chunks, chunk
-        Iterations that this prompt takes, and its tokens in each.
-    mean_chunk, budget
-        Prompt tokens of an iteration that carries any, as long as prompts are few; and the most that one takes.
+    tail_prompt, tail_context
+        Tokens to be computed of the prompt at the SLO's percentile, and tokens that each of them sees on average.
+    budget
+        Most tokens of one iteration, prefill and decode together.
     percentile, burstiness
         Of the SLO, and of the arrivals.
     """
@@ -89,75 +104,83 @@ class Demand:
     prompt_second_moment: float
     longest: float
     tail_prompt: float
-    chunks: int
-    chunk: float
-    mean_chunk: float
+    tail_context: float
     budget: float
     percentile: float
     burstiness: float
 
     @classmethod
     def of(cls, workload: Workload, engine: EngineProfile) -> Demand:
-        """Derive the demand of a workload on an engine."""
-        computed = 1.0 - workload.prefix_share
-        tail = workload.prompt.quantile(workload.slo.percentile) * computed
-        budget = engine.serving_defaults().chunk_tokens.value
-        chunks = max(1, math.ceil(tail / budget))
+        """Derive the demand of a workload on an engine; a cached prefix is seen, but not computed."""
+        cached = workload.prefix_share
+        computed = 1.0 - cached
+        tail = workload.prompt.quantile(workload.slo.percentile)
         return cls(
             output=workload.output.mean,
             decode_context=workload.mean_decode_context,
             prefill_per_decode=workload.prompt.mean * computed / workload.output.mean,
             # a token of a prompt of length n sees n/2 others; long prompts have more tokens
-            prefill_context=workload.prompt.second_moment / workload.prompt.mean / 2 * (1 + workload.prefix_share),
+            prefill_context=workload.prompt.second_moment / workload.prompt.mean / 2 * (1 + cached),
             prompt=workload.prompt.mean * computed,
             prompt_second_moment=workload.prompt.second_moment * computed**2,
             longest=workload.total.max,
-            tail_prompt=tail,
-            chunks=chunks,
-            chunk=tail / chunks,
-            mean_chunk=min(workload.prompt.mean * computed, budget),
-            budget=float(budget),
+            tail_prompt=tail * computed,
+            tail_context=tail / 2 * (1 + cached),
+            budget=float(engine.serving_defaults().chunk_tokens.value),
             percentile=workload.slo.percentile,
             burstiness=workload.burstiness,
         )
 
+    def steady(self, batch: Array) -> Array:
+        """Prompt tokens due per iteration with so many sequences decoding."""
+        return batch * self.prefill_per_decode
+
+    def room(self, batch: Array) -> Array:
+        """Prompt tokens that fit an iteration beside so many decoding sequences."""
+        return np.maximum(self.budget - batch, 1.0)
+
+    def chunks(self, batch: Array) -> Array:
+        """Iterations that the tail's prompt takes."""
+        return np.ceil(self.tail_prompt / self.room(batch) - 1e-9)
+
+    def chunk(self, batch: Array) -> Array:
+        """Tokens of the tail's prompt in each of them."""
+        return self.tail_prompt / self.chunks(batch)
+
+    def runs(self, batch: Array) -> BoolArray:
+        """Whether an iteration has room for what is due on average."""
+        return np.asarray(batch + self.steady(batch) <= self.budget)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageTable:
-    """Times of one kind of stage over a grid of decode batches: of a mean iteration, and of one with a whole chunk.
+    """Times of one kind of stage over a grid of decode batches, for each kind of iteration.
 
     Parameters
     ----------
-    mean_KG, chunk_KG
+    layer_KG
         Seconds per layer, the engine's overhead per layer included.
-    mean_first_G, chunk_first_G
-        Seconds that the first stage adds: the embedding and the engine's work per prompt.
-    mean_last_G, chunk_last_G
-        Seconds that the last stage adds: head, sampling.
+    first_G, last_G
+        Seconds that the first stage adds (embedding, the engine's work per prompt) and the last (head, sampling).
     iteration
         Seconds that every stage adds.
-    mean_parts_PKG, chunk_parts_PKG
+    parts_PKG
         The layers' kernels apart, for the error band.
     """
 
-    mean_KG: Array
-    chunk_KG: Array
-    mean_first_G: Array
-    chunk_first_G: Array
-    mean_last_G: Array
-    chunk_last_G: Array
+    layer_KG: dict[Iteration, Array]
+    first_G: dict[Iteration, Array]
+    last_G: dict[Iteration, Array]
     iteration: float
-    mean_parts_PKG: Array
-    chunk_parts_PKG: Array
+    parts_PKG: dict[Iteration, Array]
 
-    def times(self, layers_K: IntArray, *, first: bool, last: bool, chunk: bool = False) -> Array:
+    def times(self, layers_K: IntArray, which: Iteration, *, first: bool, last: bool) -> Array:
         """Seconds of a stage that holds so many layers of each kind, shape (G,)."""
-        per_layer = self.chunk_KG if chunk else self.mean_KG
-        time = self.iteration + layers_K @ per_layer
+        time = self.iteration + layers_K @ self.layer_KG[which]
         if first:
-            time = time + (self.chunk_first_G if chunk else self.mean_first_G)
+            time = time + self.first_G[which]
         if last:
-            time = time + (self.chunk_last_G if chunk else self.mean_last_G)
+            time = time + self.last_G[which]
         return np.asarray(time)
 
 
@@ -165,15 +188,15 @@ def stage_table(pricer: LayerPricer, engine: EngineProfile, demand: Demand, batc
     """Price one kind of stage for decode batches `batch_G` (sequences per microbatch; need not be whole)."""
     overhead = engine.overhead
     batch = np.asarray(batch_G, dtype=float)
-    steady = batch * demand.prefill_per_decode
+    decoding = np.maximum(batch, 1.0)  # an iteration that decodes at all has a sequence in it
+    steady, room, chunk = demand.steady(batch), demand.room(batch), demand.chunk(batch)
     # where more prompt tokens are due than one prompt has, prompts share an iteration
-    carried = np.maximum(demand.mean_chunk, steady)
-    share = steady / carried
+    carried = np.minimum(np.maximum(demand.prompt, steady), np.maximum(room, steady))
 
     def parts(prefill: Array, context: float) -> Array:
         return pricer.parts_PKB(
             Load(
-                decode=batch,
+                decode=decoding,
                 decode_context=np.full_like(batch, demand.decode_context),
                 prefill=prefill,
                 prefill_context=np.full_like(batch, context),
@@ -181,20 +204,77 @@ def stage_table(pricer: LayerPricer, engine: EngineProfile, demand: Demand, batc
         )
 
     alone = parts(np.zeros_like(batch), demand.prefill_context)
-    mean_parts = alone + share * (parts(carried, demand.prefill_context) - alone)
-    chunk_parts = parts(np.full_like(batch, demand.chunk), demand.tail_prompt / 2)
-    sampling = overhead.sequence.value * batch
+    share = steady / carried
+    kernels: dict[Iteration, Array] = {
+        "mean": alone + share * (parts(carried, demand.prefill_context) - alone),
+        "chunk": parts(chunk, demand.tail_context),
+        "full": parts(room, demand.prefill_context),
+    }
+    # prompt tokens and prompts begun in each kind of iteration
+    tokens: dict[Iteration, Array] = {"mean": steady, "chunk": chunk, "full": room}
+    prompts: dict[Iteration, Array] = {
+        "mean": batch / demand.output,
+        "chunk": np.ones_like(batch),
+        "full": room / demand.prompt,
+    }
     return StageTable(
-        mean_KG=mean_parts.sum(axis=0) + overhead.layer.value,
-        chunk_KG=chunk_parts.sum(axis=0) + overhead.layer.value,
-        mean_first_G=pricer.embedding_time_B(batch + steady) + overhead.prompt.value * batch / demand.output,
-        chunk_first_G=pricer.embedding_time_B(batch + demand.chunk) + overhead.prompt.value,
-        mean_last_G=pricer.head_time_B(batch * (1 + 1 / demand.output)) + sampling,
-        chunk_last_G=pricer.head_time_B(batch + 1) + sampling,
+        layer_KG={which: time.sum(axis=0) + overhead.layer.value for which, time in kernels.items()},
+        first_G={
+            which: pricer.embedding_time_B(decoding + tokens[which]) + overhead.prompt.value * prompts[which]
+            for which in kernels
+        },
+        last_G={
+            which: pricer.head_time_B(decoding + prompts[which]) + overhead.sequence.value * decoding
+            for which in kernels
+        },
         iteration=overhead.iteration.value,
-        mean_parts_PKG=mean_parts,
-        chunk_parts_PKG=chunk_parts,
+        parts_PKG=kernels,
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PipelineTimes:
+    """What the latencies of a replica follow from: the slowest stage and one way through, by kind of iteration.
+
+    Every field may be replaced by a lower bound of it; the steady state is then at least as good as the true one.
+    """
+
+    slowest_B: Array
+    around_B: Array
+    chunk_slowest_B: Array
+    chunk_through_B: Array
+    full_slowest_B: Array
+
+    @classmethod
+    def of(
+        cls,
+        time_BS: dict[Iteration, Array],
+        wire_BS: dict[Iteration, Array],
+        latency_BS: Array,
+        return_B: Array,
+    ) -> PipelineTimes:
+        """Gather them from stages.
+
+        Parameters
+        ----------
+        time_BS
+            Stage times by kind of iteration; 0 where a candidate has fewer stages.
+        wire_BS
+            Bytes over bandwidth of the transfer behind each stage; it keeps the link busy. 0 behind the last.
+        latency_BS
+            Latency of that link; nothing waits for it but the token itself.
+        return_B
+            Latency of the way back to the first stage, for the next token.
+        """
+        slowest = {k: np.maximum(time_BS[k].max(axis=-1), wire_BS[k].max(axis=-1)) for k in time_BS}
+        through = {k: (time_BS[k] + wire_BS[k] + latency_BS).sum(axis=-1) for k in time_BS}
+        return cls(
+            slowest_B=slowest["mean"],
+            around_B=through["mean"] + return_B,
+            chunk_slowest_B=slowest["chunk"],
+            chunk_through_B=through["chunk"],
+            full_slowest_B=slowest["full"],
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -218,14 +298,7 @@ def hop_bytes(model: ModelSpec, tokens: Array) -> Array:
 
 
 def steady_state(
-    demand: Demand,
-    first_token: float,
-    batch_B: Array,
-    mean_BS: Array,
-    chunk_BS: Array,
-    hop_BS: Array,
-    chunk_hop_BS: Array,
-    stages_B: IntArray,
+    demand: Demand, first_token: float, batch_B: Array, stages_B: IntArray, times: PipelineTimes
 ) -> SteadyState:
     """Latencies and rate of replicas in steady state.
 
@@ -235,45 +308,36 @@ def steady_state(
         What the workload asks of an iteration.
     first_token
         Seconds that the engine delays a first token by, without keeping anybody waiting.
-    batch_B
-        Sequences decoding per microbatch.
-    mean_BS, chunk_BS
-        Stage times of the mean iteration and of one with a whole chunk; 0 where a candidate has fewer stages.
-    hop_BS, chunk_hop_BS
-        Seconds of the transfer behind each stage; 0 behind the last.
-    stages_B
-        Number of stages.
+    batch_B, stages_B
+        Sequences decoding per microbatch, and number of stages.
+    times
+        Of the stages and links.
 
     Returns
     -------
     SteadyState
         A queue that cannot keep up has an infinite TTFT.
     """
-    slowest = np.maximum(mean_BS.max(axis=-1), hop_BS.max(axis=-1))
-    cycle = np.maximum(stages_B * slowest, (mean_BS + hop_BS).sum(axis=-1))
+    cycle = np.maximum(stages_B * times.slowest_B, times.around_B)
     rate = stages_B * batch_B / (demand.output * cycle)
-    chunk_slowest = np.maximum(chunk_BS.max(axis=-1), chunk_hop_BS.max(axis=-1))
-    # the prefill queue: a prompt of n tokens holds the slowest stage for n / chunk iterations
-    per_token = chunk_slowest / demand.chunk
-    service = demand.prompt * per_token
-    utilisation = rate * service
-    variation = demand.prompt_second_moment / demand.prompt**2 - 1.0
-    with np.errstate(divide="ignore", invalid="ignore"):
-        wait = utilisation / (1.0 - utilisation) * (demand.burstiness**2 + variation) / 2 * service
-        wait = np.where(utilisation < 1.0, wait, np.inf)
-        # P(wait > w) = u exp(-w u / mean wait)
-        tail = np.where(
-            utilisation > 1.0 - demand.percentile,
-            wait / utilisation * np.log(utilisation / (1.0 - demand.percentile)),
-            0.0,
-        )
-    tail = np.where(utilisation < 1.0, tail, np.inf)
-    passage = first_token + slowest / 2 + (chunk_BS + chunk_hop_BS).sum(axis=-1)
-    mean_chunks = max(demand.prompt / demand.chunk, 1.0)
+    # the prefill queue: while it lasts, iterations are filled to the budget
+    service = demand.prompt * times.full_slowest_B / demand.room(batch_B)
+    load = rate * service
+    stable = load < 1.0 - _SATURATED
+    load = np.where(stable, load, 0.5)
+    variation = max(demand.prompt_second_moment / demand.prompt**2 - 1.0, 0.0)
+    wait = load / (1.0 - load) * (demand.burstiness**2 + variation) / 2 * service
+    # P(wait > w) = u exp(-w u / mean wait)
+    beyond = load / (1.0 - demand.percentile)
+    tail = np.where(beyond > 1.0, wait / np.maximum(load, 1e-300) * np.log(np.maximum(beyond, 1.0)), 0.0)
+    passage = first_token + times.slowest_B / 2 + times.chunk_through_B
+    mean_chunks = np.maximum(demand.prompt / demand.room(batch_B), 1.0)
+    mean = passage + wait + (mean_chunks - 1) * times.chunk_slowest_B
+    worst = passage + tail + (demand.chunks(batch_B) - 1) * times.chunk_slowest_B
     return SteadyState(
         tpot_B=cycle,
-        ttft_mean_B=passage + wait + (mean_chunks - 1) * chunk_slowest,
-        ttft_B=passage + tail + (demand.chunks - 1) * chunk_slowest,
+        ttft_mean_B=np.where(stable, mean, np.inf),
+        ttft_B=np.where(stable, worst, np.inf),
         rate_B=rate,
-        utilisation_B=utilisation,
+        utilisation_B=np.where(stable, load, 1.0),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from planner.engine.arguments import megatron_layout, serving_arguments, training_arguments
 from planner.engine.capabilities import check_runnable, default_split
 from planner.engine.memory import MemoryBudget, memory_budget
 from planner.engine.registry import list_engines, load_engine
@@ -18,5 +19,8 @@ __all__ = [
     "default_split",
     "list_engines",
     "load_engine",
+    "megatron_layout",
     "memory_budget",
+    "serving_arguments",
+    "training_arguments",
 ]

@@ -70,7 +70,7 @@ def _parse(text: str, path: Path) -> EngineProfile:
     if not isinstance(data, dict):
         raise InputError("holds no fields", where=path, expected="an engine profile, as name: value lines")
     try:
-        return EngineProfile.model_validate(data)
+        profile = EngineProfile.model_validate(data)
     except ValidationError as error:
         first = error.errors()[0]
         found = "" if first["type"] == "missing" else f" (found {first['input']!r})"
@@ -80,3 +80,5 @@ def _parse(text: str, path: Path) -> EngineProfile:
             field=".".join(str(part) for part in first["loc"]),
             hint=f"compare with the shipped profiles: {', '.join(list_engines())}",
         ) from None
+    shipped = path.parent == resource_dir("profiles") / "engines"
+    return profile if shipped else profile.model_copy(update={"loaded_from": str(path)})

@@ -89,6 +89,9 @@ class ServingDefaults(BaseModel):
         Most sequences running at once.
     block_tokens
         Tokens in one page of the KV cache.
+    reserved_output
+        Share of its output that a running request takes up in the KV cache beside its prompt, when the cache is what
+        limits how many run; None: all of it, from the start.
     """
 
     model_config = _STRICT
@@ -96,6 +99,7 @@ class ServingDefaults(BaseModel):
     chunk_tokens: Count
     max_sequences: Count
     block_tokens: Count
+    reserved_output: Figure | None = None
 
 
 class EngineProfile(BaseModel):
@@ -137,6 +141,8 @@ class EngineProfile(BaseModel):
         Names of the flags and variables that tell it a plan.
     notes
         What else a reader should know.
+    loaded_from
+        Path of one's own profile, as it was given; None for a shipped one. No part of the file.
     """
 
     model_config = _STRICT
@@ -164,6 +170,7 @@ class EngineProfile(BaseModel):
     overhead: Overheads
     arguments: dict[str, str] = Field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    loaded_from: str | None = Field(default=None, exclude=True)
 
     @field_validator("date", "version", mode="before")
     @classmethod

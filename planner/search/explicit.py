@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from planner.cost.memory import tensor_parallel_fault
 from planner.cost.prediction import PlacedStage, ServingPrediction
 from planner.cost.replica import Shortfall
-from planner.errors import InfeasibleError, InputError
+from planner.engine import check_runnable
+from planner.errors import InfeasibleError, InputError, UnsupportedError
 from planner.plan import Certificate, ServingPlan, certify
 from planner.search.problem import ServingProblem
 from planner.search.serving_plan import build_serving_plan
@@ -21,7 +23,10 @@ def estimate_serving(problem: ServingProblem, replicas: Sequence[Sequence[Placed
     Raises
     ------
     InputError
-        If a GPU is unknown or used twice, or the layers of a replica do not add up to the model's.
+        If there is no replica, a GPU is unknown or used twice, a TP is not legal for the model, or the layers of a
+        replica do not add up to the model's.
+    UnsupportedError
+        If the engine cannot be told it.
     InfeasibleError
         If a replica cannot serve: names the stage and the constraint with its numbers.
     """
@@ -47,6 +52,8 @@ def estimate_serving(problem: ServingProblem, replicas: Sequence[Sequence[Placed
 
 
 def _check(problem: ServingProblem, replicas: Sequence[Sequence[PlacedStage]]) -> None:
+    if not replicas:
+        raise InputError("no replica is given", expected="at least one, with its stages")
     used: set[str] = set()
     for r, stages in enumerate(replicas):
         for stage in stages:
@@ -64,6 +71,19 @@ def _check(problem: ServingProblem, replicas: Sequence[Sequence[PlacedStage]]) -
                 field=f"replica {r}",
                 expected=f"the {problem.model.num_layers} layers of {problem.model.name}",
             )
+        for s, stage in enumerate(stages):
+            fault = tensor_parallel_fault(problem.model, len(stage.devices))
+            if fault is not None:
+                raise InputError(fault, field=f"replica {r} stage {s}", expected="a TP that is legal for the model")
+        reasons = check_runnable(
+            problem.engine,
+            tp_per_stage=[len(stage.devices) for stage in stages],
+            layers_per_stage=[stage.layers[1] - stage.layers[0] for stage in stages],
+            device_types_per_stage=[problem.cluster.device_of(stage.devices[0]).name for stage in stages],
+            task="serving",
+        )
+        if reasons:
+            raise UnsupportedError(f"replica {r}: {'; '.join(reasons)}\ntry: --engine generic")
 
 
 def _infeasible(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from planner.cost.memory import serving_activation_bytes, tensor_parallel_fault
+from planner.cost.serving import Demand
 from planner.engine import memory_budget
 from planner.errors import InfeasibleError
 from planner.units import format_bytes, format_seconds
@@ -32,10 +33,17 @@ def explain_infeasible(
     kinds, templates
         Its stage kinds, and the templates that were priced; none of which can serve.
     """
-    if templates is None or not kinds:
+    if not kinds:
         return InfeasibleError(
             f"no tensor-parallel degree of {problem.model.name} fits a node: {tensor_parallel_fault(problem.model, 1)}",
             hint="another model or larger nodes",
+        )
+    demand = Demand.of(problem.workload, problem.engine)
+    if templates is None:
+        return InfeasibleError(
+            f"every output token brings {demand.prefill_per_decode:,.0f} prompt tokens; an iteration of"
+            f" {problem.engine.title} takes {demand.budget:,.0f} at most",
+            hint="longer outputs, shorter prompts, or an engine profile with larger chunk_tokens",
         )
     if not templates.memory_B.any():
         return _memory(problem)
@@ -53,7 +61,7 @@ def explain_infeasible(
     if slo.ttft is not None and templates.ttft_B[quickest] > slo.ttft:
         return InfeasibleError(
             f"no replica answers within the TTFT of {format_seconds(slo.ttft)} at the {slo.percentile:.0%} longest"
-            f" prompt: the best is {format_seconds(float(templates.ttft_B[quickest]))},"
+            f" prompt: the best is {format_seconds(float(templates.ttft_B[quickest]))} without any load,"
             f" {_on(problem, kinds, templates, quickest)}",
             hint=f"a TTFT of {format_seconds(float(templates.ttft_B[quickest]) * 1.1)} or more, or faster GPUs",
         )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from planner.errors import SolverError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from planner.cluster import Cluster
 
@@ -23,11 +23,24 @@ class StageGroup:
     tp: int
 
 
-def pack(cluster: Cluster, replicas: Sequence[Sequence[StageGroup]]) -> list[list[tuple[str, ...]]]:
+def pack(
+    cluster: Cluster,
+    replicas: Sequence[Sequence[StageGroup]],
+    fills: Mapping[int, Sequence[Sequence[int]]] | None = None,
+) -> list[list[tuple[str, ...]]]:
     """Give every stage of every replica its GPUs, each group within one node.
 
     Large groups first: then whatever fits in sum fits (see `planner.solvers.master`). Within that order a replica's
     stages follow each other into the node they have begun, then into the fullest node that takes all that are left.
+
+    Parameters
+    ----------
+    cluster
+        Whose GPUs.
+    replicas
+        Stages of each replica, in order.
+    fills
+        For node classes whose group sizes do not divide: the sizes that each node is to hold.
 
     Returns
     -------
@@ -43,13 +56,24 @@ def pack(cluster: Cluster, replicas: Sequence[Sequence[StageGroup]]) -> list[lis
     placed: list[list[tuple[str, ...]]] = [[()] * len(stages) for stages in replicas]
     sizes = sorted({group.tp for stages in replicas for group in stages}, reverse=True)
     begun: dict[tuple[int, int], str] = {}
+    slots = {
+        node: list(sizes)
+        for c, nodes in (fills or {}).items()
+        for node, sizes in zip(cluster.classes[c].nodes, nodes, strict=False)
+    }
+    filled = set(fills or {})
     for size in sizes:
         for r, stages in enumerate(replicas):
             for s, group in enumerate(stages):
                 if group.tp != size:
                     continue
                 left = sum(g.tp for g in stages[s:] if g == group)
-                node = _node_for(cluster, free, group, left, begun.get((r, group.node_class)))
+                nodes = [node for node in cluster.classes[group.node_class].nodes if free[node] >= size]
+                if group.node_class in filled:
+                    nodes = [node for node in nodes if size in slots.get(node, ())]
+                node = _node_for(cluster, free, nodes, group, left, begun.get((r, group.node_class)))
+                if group.node_class in filled:
+                    slots[node].remove(size)
                 begun[r, group.node_class] = node
                 total = cluster.class_of_node(node).gpus_per_node
                 first = total - free[node]
@@ -58,10 +82,11 @@ def pack(cluster: Cluster, replicas: Sequence[Sequence[StageGroup]]) -> list[lis
     return placed
 
 
-def _node_for(cluster: Cluster, free: dict[str, int], group: StageGroup, left: int, begun: str | None) -> str:
-    if begun is not None and free[begun] >= group.tp:
+def _node_for(
+    cluster: Cluster, free: dict[str, int], nodes: list[str], group: StageGroup, left: int, begun: str | None
+) -> str:
+    if begun is not None and begun in nodes:
         return begun
-    nodes = [node for node in cluster.classes[group.node_class].nodes if free[node] >= group.tp]
     if not nodes:
         raise SolverError(f"no node of {cluster.classes[group.node_class].name} has {group.tp} GPUs left")
     whole = [node for node in nodes if free[node] >= left]

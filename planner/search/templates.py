@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations, pairwise, permutations
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from planner.search.problem import ServingProblem
 
 __all__ = ["StageKind", "Templates", "enumerate_templates", "stage_kinds"]
-
-_TENSOR_PARALLEL: Final = (1, 2, 3, 4, 6, 8, 16)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +44,8 @@ class Templates:
         Number of stages.
     bounds_BS1
         First layer of each stage, and the number of layers at the end.
-    rate_B
-        Goodput in requests/s; 0 where the SLO or the memory cannot be met.
+    rate_B, bound_B
+        Goodput in requests/s with these layers, and of any layers at most; 0 where SLO or memory cannot be met.
     tpot_B, ttft_B, memory_B
         At the smallest load: what is within reach where the rate is 0; `memory_B` tells whether the weights fit.
     """
@@ -56,6 +54,7 @@ class Templates:
     stages_B: IntArray
     bounds_BS1: IntArray
     rate_B: Array
+    bound_B: Array
     tpot_B: Array
     ttft_B: Array
     memory_B: BoolArray
@@ -83,7 +82,8 @@ class Templates:
 
 def stage_kinds(problem: ServingProblem) -> list[StageKind]:
     """Stage kinds that the model's heads and the nodes allow."""
-    legal = [tp for tp in _TENSOR_PARALLEL if tensor_parallel_fault(problem.model, tp) is None]
+    largest = max(node_class.gpus_per_node for node_class in problem.cluster.classes)
+    legal = [tp for tp in range(1, largest + 1) if tensor_parallel_fault(problem.model, tp) is None]
     return [
         StageKind(c, tp)
         for c, node_class in enumerate(problem.cluster.classes)

@@ -13,7 +13,8 @@ Legend: T template, J chunk kind, C class of bins.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final
 
@@ -77,11 +78,14 @@ class MasterSolution:
         No choice has more value (or less cost) than this.
     proven
         Whether the solver closed the program.
+    fills
+        For classes of bins whose chunk sizes do not divide: the sizes that each bin is to hold, bin by bin.
     """
 
     copies_T: NDArray[np.int64]
     bound: float
     proven: bool
+    fills: Mapping[int, tuple[tuple[int, ...], ...]] = field(default_factory=dict)
 
 
 def packs_by_sum(sizes: list[int], bin_size: int) -> bool:
@@ -130,15 +134,15 @@ def solve_max_value(problem: MasterProblem, *, time_limit: float, seed: int = 0)
     """
     scale = _SCALE / float(problem.value_T.max())
     up_T = np.ceil(problem.value_T * scale - 1e-9).astype(np.int64)
-    model, copies = _packing(problem)
+    model, copies, chosen = _packing(problem)
     model.maximize(sum(int(v) * x for v, x in zip(up_T, copies, strict=True)))
     solver, status = _solve(model, time_limit, seed)
     bound = solver.best_objective_bound / scale
     best = int(solver.objective_value)
     copies_T = np.array([solver.value(x) for x in copies], dtype=int)
-    proven = status == "OPTIMAL"
-    if not proven:
-        return MasterSolution(copies_T=copies_T, bound=bound, proven=False)
+    if status != "OPTIMAL":
+        return MasterSolution(copies_T=copies_T, bound=bound, proven=False, fills=_fills(solver, chosen))
+    fills = _fills(solver, chosen)
     # the same value for less
     cheap_T = _cost_steps(problem)
     model.add(sum(int(v) * x for v, x in zip(up_T, copies, strict=True)) >= best)
@@ -147,9 +151,12 @@ def solve_max_value(problem: MasterProblem, *, time_limit: float, seed: int = 0)
     model.clear_hints()
     for x, count in zip(copies, copies_T, strict=True):
         model.add_hint(x, int(count))
-    solver, _ = _solve(model, time_limit, seed)
+    try:
+        solver, _ = _solve(model, time_limit, seed)
+    except TimeLimitError:  # the first answer is as good, only dearer
+        return MasterSolution(copies_T=copies_T, bound=bound, proven=True, fills=fills)
     copies_T = np.array([solver.value(x) for x in copies], dtype=int)
-    return MasterSolution(copies_T=copies_T, bound=bound, proven=proven)
+    return MasterSolution(copies_T=copies_T, bound=bound, proven=True, fills=_fills(solver, chosen))
 
 
 def solve_min_cost(problem: MasterProblem, demand: float, *, time_limit: float, seed: int = 0) -> MasterSolution | None:
@@ -157,10 +164,11 @@ def solve_min_cost(problem: MasterProblem, demand: float, *, time_limit: float, 
 
     Among equally cheap ones, the fewest copies.
     """
-    scale = _SCALE / min(float(problem.value_T.max()), demand)
-    down_T = np.floor(problem.value_T * scale + 1e-9).astype(np.int64)
-    model, copies = _packing(problem)
-    model.add(sum(int(v) * x for v, x in zip(down_T, copies, strict=True)) >= int(np.ceil(demand * scale - 1e-6)))
+    scale = _SCALE / demand
+    # one copy needs not reach beyond the demand
+    down_T = np.floor(np.minimum(problem.value_T, demand) * scale + 1e-4).astype(np.int64)
+    model, copies, chosen = _packing(problem)
+    model.add(sum(int(v) * x for v, x in zip(down_T, copies, strict=True)) >= _SCALE)
     cost_T = _cost_steps(problem)
     model.minimize(sum(int(c) * x for c, x in zip(cost_T, copies, strict=True)))
     try:
@@ -171,7 +179,7 @@ def solve_min_cost(problem: MasterProblem, demand: float, *, time_limit: float, 
     # the copies that break ties are in the objective; no choice has more of them than there is room
     most = int((problem.bin_size_C * problem.bins_C).sum())
     bound = max(0.0, (solver.best_objective_bound - most) / _TIE * _cost_step(problem))
-    return MasterSolution(copies_T=copies_T, bound=bound, proven=status == "OPTIMAL")
+    return MasterSolution(copies_T=copies_T, bound=bound, proven=status == "OPTIMAL", fills=_fills(solver, chosen))
 
 
 class _InfeasibleProgramError(SolverError):
@@ -188,14 +196,19 @@ def _cost_steps(problem: MasterProblem) -> NDArray[np.int64]:
     return steps * _TIE + 1
 
 
-def _packing(problem: MasterProblem) -> tuple[Any, list[Any]]:
-    """CP-SAT model with one count per template and the rows that make them fit."""
+# For each class that needs them: the sizes of each pattern, and how many bins follow it.
+_Chosen = dict[int, list[tuple[tuple[int, ...], Any]]]
+
+
+def _packing(problem: MasterProblem) -> tuple[Any, list[Any], _Chosen]:
+    """CP-SAT model with one count per template, the rows that make them fit, and the patterns it may choose."""
     from ortools.sat.python import cp_model
 
     model = cp_model.CpModel()
     need_TC = problem.need_TC
     room_C = problem.bin_size_C * problem.bins_C
     copies = []
+    chosen: _Chosen = {}
     for t in range(len(problem.value_T)):
         used = need_TC[t] > 0
         most = int(np.min(room_C[used] // need_TC[t][used])) if used.any() else 0
@@ -208,13 +221,23 @@ def _packing(problem: MasterProblem) -> tuple[Any, list[Any]]:
             continue
         order = sorted(range(len(kinds)), key=lambda i: sizes[i])
         ways = patterns([sizes[i] for i in order], int(problem.bin_size_C[c]))
-        chosen = [model.new_int_var(0, int(problem.bins_C[c]), f"y{c}_{p}") for p in range(len(ways))]
-        model.add(sum(chosen) <= int(problem.bins_C[c]))
+        counts = [model.new_int_var(0, int(problem.bins_C[c]), f"y{c}_{p}") for p in range(len(ways))]
+        model.add(sum(counts) <= int(problem.bins_C[c]))
+        by_size = sorted(sizes)
+        chosen[c] = [
+            (tuple(size for size, n in zip(by_size, way, strict=True) for _ in range(n)), y)
+            for way, y in zip(ways, counts, strict=True)
+        ]
         for position, i in enumerate(order):
             chunks = problem.chunks_TJ[:, kinds[i]]
-            offered = sum(way[position] * y for way, y in zip(ways, chosen, strict=True))
+            offered = sum(way[position] * y for way, y in zip(ways, counts, strict=True))
             model.add(sum(int(n) * x for n, x in zip(chunks, copies, strict=True) if n) <= offered)
-    return model, copies
+    return model, copies, chosen
+
+
+def _fills(solver: Any, chosen: _Chosen) -> dict[int, tuple[tuple[int, ...], ...]]:
+    """Write the chosen patterns bin by bin."""
+    return {c: tuple(sizes for sizes, y in ways for _ in range(solver.value(y))) for c, ways in chosen.items()}
 
 
 def _solve(model: Any, time_limit: float, seed: int) -> tuple[Any, str]:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from planner.cluster import load_cluster
 from planner.engine import load_engine
+from planner.errors import InputError
 from planner.model import load_model
 from planner.plan import ServingPlan
 from planner.resources import sha256_of
@@ -68,7 +69,16 @@ def verify(
 
 def _model(stated: ModelInput) -> ModelSpec:
     """Load a model in the formats that the plan was made for: the file's own, or an override."""
-    model = load_model(stated.name)
+    try:
+        model = load_model(stated.name)
+    except InputError as error:
+        raise InputError(
+            error.what,
+            where=error.where,
+            field=error.field,
+            expected=error.expected,
+            hint="check it from the folder that the plan was made in, or give the model (--model)",
+        ) from None
     if (model.weight_dtype, model.kv_dtype) == (stated.weight_dtype, stated.kv_dtype):
         return model
     return load_model(stated.name, weight_dtype=stated.weight_dtype, kv_dtype=stated.kv_dtype)

@@ -9,11 +9,24 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from planner.plan import Figure
+    from planner.plan import Certificate, Figure
 
-__all__ = ["RELATIVE_TOLERANCE", "Finding", "check_layers", "compare_figures", "differs"]
+__all__ = [
+    "RELATIVE_TOLERANCE",
+    "Finding",
+    "check_arguments",
+    "check_certificate",
+    "check_layers",
+    "compare_figures",
+    "differs",
+]
 
 RELATIVE_TOLERANCE: Final = 1e-9
+
+_CLOSED: Final = 1e-3  # a proof leaves no larger relative gap between value and bound
+
+# What is to be large; everything else that a certificate may speak of is to be small.
+_TO_MAXIMISE: Final = ("goodput", "tokens_per_second")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,3 +117,47 @@ def compare_figures(where: str, stated: Mapping[str, Figure], computed: Mapping[
                     )
                 )
     return findings
+
+
+def check_certificate(certificate: Certificate, figures: Mapping[str, Figure]) -> list[Finding]:
+    """Check what a certificate says of itself: value, direction and gap. Only a search could check the bound."""
+
+    def finding(message: str) -> Finding:
+        return Finding("certificate", "certificate", message)
+
+    computed = figures.get(certificate.objective)
+    if computed is None:
+        return [finding(f"certifies {certificate.objective}, which nothing predicts")]
+    findings = []
+    if differs(certificate.value, computed.value):
+        findings.append(
+            finding(f"certifies {certificate.objective} {certificate.value!r}; recomputed {computed.value!r}")
+        )
+    sense = "max" if certificate.objective in _TO_MAXIMISE else "min"
+    if certificate.sense != sense:
+        findings.append(finding(f"{certificate.objective} is to be {sense}imised, not {certificate.sense}imised"))
+    gap = abs(certificate.bound - certificate.value) / abs(certificate.bound) if certificate.bound else math.inf
+    if certificate.bound == certificate.value:
+        gap = 0.0
+    if not math.isclose(certificate.gap, gap, rel_tol=1e-6, abs_tol=1e-9):
+        findings.append(finding(f"states a gap of {certificate.gap!r}; value and bound are {gap!r} apart"))
+    if certificate.proven and gap > _CLOSED:
+        findings.append(finding(f"says proven with a gap of {gap!r}"))
+    return findings
+
+
+def check_arguments(
+    where: str, stated: Mapping[str, int | float | str], computed: Mapping[str, int | float | str]
+) -> list[Finding]:
+    """Compare what the engine is told with what the plan means.
+
+    Examples
+    --------
+    >>> [str(f) for f in check_arguments("r0", {"--tp": 7}, {"--tp": 4})]
+    ['r0: --tp is told as 7; the plan means 4 [arguments]']
+    """
+    return [
+        Finding("arguments", where, f"{name} is told as {stated.get(name)!r}; the plan means {computed.get(name)!r}")
+        for name in dict.fromkeys((*computed, *stated))
+        if stated.get(name) != computed.get(name)
+    ]

@@ -7,17 +7,22 @@ from typing import TYPE_CHECKING
 
 from planner.cost.memory import tensor_parallel_fault
 from planner.cost.prediction import PlacedStage, predict_serving
-from planner.engine import check_runnable
+from planner.engine import check_runnable, serving_arguments
 from planner.units import format_bytes
-from planner.verifier.findings import Finding, check_layers, compare_figures, differs
+from planner.verifier.findings import (
+    Finding,
+    check_arguments,
+    check_certificate,
+    check_layers,
+    compare_figures,
+    differs,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from planner.cluster import Cluster
     from planner.engine import EngineProfile
     from planner.model import ModelSpec
-    from planner.plan import Figure, Replica, ServingPlan
+    from planner.plan import Replica, ServingPlan
 
 __all__ = ["check_serving"]
 
@@ -34,6 +39,7 @@ def check_serving(plan: ServingPlan, model: ModelSpec, cluster: Cluster, engine:
         findings += _structure(replica, model, cluster, engine)
     findings += _devices_once(plan)
     findings += _shares(plan)
+    findings += _roles(plan)
     if findings:
         return findings
     return _figures(plan, model, cluster, engine)
@@ -101,6 +107,24 @@ def _shares(plan: ServingPlan) -> list[Finding]:
     return [Finding("shares", "plan", f"the replicas' shares of the traffic sum to {total!r}, not to 1")]
 
 
+def _roles(plan: ServingPlan) -> list[Finding]:
+    """Check that replicas can be told apart, and that whoever prefills has somebody who decodes."""
+    findings = []
+    ids = [replica.id for replica in plan.replicas]
+    findings += [
+        Finding("id-twice", name, f"{ids.count(name)} replicas have this id")
+        for name in dict.fromkeys(ids)
+        if ids.count(name) > 1
+    ]
+    roles = {replica.role for replica in plan.replicas}
+    for role, partner in (("prefill", "decode"), ("decode", "prefill")):
+        if role in roles and partner not in roles:
+            findings.append(Finding("role", "plan", f"replicas that {role} and none that {partner}s"))
+    if roles - {"both"}:
+        findings.append(Finding("role", "plan", "prefill and decode apart are not predicted yet"))
+    return findings
+
+
 def _figures(plan: ServingPlan, model: ModelSpec, cluster: Cluster, engine: EngineProfile) -> list[Finding]:
     findings: list[Finding] = []
     placed = [[PlacedStage(stage.devices, stage.layers) for stage in replica.stages] for replica in plan.replicas]
@@ -139,23 +163,19 @@ def _figures(plan: ServingPlan, model: ModelSpec, cluster: Cluster, engine: Engi
                 )
             )
         findings += compare_figures(replica.id, replica.predicted, prediction.figures)
-    findings += compare_figures("plan", plan.predicted, computed.figures)
-    findings += _certificate(plan, computed.figures)
-    return findings
-
-
-def _certificate(plan: ServingPlan, figures: Mapping[str, Figure]) -> list[Finding]:
-    """Check that the certified value is the recomputed figure of that name."""
-    certificate = plan.certificate
-    stated = figures.get(certificate.objective)
-    if stated is None:
-        return [Finding("certificate", "certificate", f"certifies {certificate.objective}, which nothing predicts")]
-    if differs(certificate.value, stated.value):
-        return [
-            Finding(
-                "certificate",
-                "certificate",
-                f"certifies {certificate.objective} {certificate.value!r}; recomputed {stated.value!r}",
+        told = serving_arguments(
+            engine,
+            tp_per_stage=[stage.tp for stage in replica.stages],
+            layers_per_stage=[stage.layers[1] - stage.layers[0] for stage in replica.stages],
+            concurrency=prediction.concurrency,
+            longest=plan.inputs.workload.total.max,
+            max_context=model.max_context,
+        )
+        findings += check_arguments(replica.id, replica.engine_arguments, told)
+        if prediction.figures and prediction.overloaded:
+            findings.append(
+                Finding("overloaded", replica.id, f"its share {replica.share!r} is more than it serves within the SLO")
             )
-        ]
-    return []
+    findings += compare_figures("plan", plan.predicted, computed.figures)
+    findings += check_certificate(plan.certificate, computed.figures)
+    return findings

@@ -7,9 +7,16 @@ from typing import TYPE_CHECKING
 from planner.cost.memory import tensor_parallel_fault
 from planner.cost.training import predict_training
 from planner.cost.training_replica import dp_groups
-from planner.engine import check_runnable
+from planner.engine import check_runnable, training_arguments
 from planner.units import format_bytes
-from planner.verifier.findings import Finding, check_layers, compare_figures, differs
+from planner.verifier.findings import (
+    Finding,
+    check_arguments,
+    check_certificate,
+    check_layers,
+    compare_figures,
+    differs,
+)
 
 if TYPE_CHECKING:
     from planner.cluster import Cluster
@@ -151,15 +158,17 @@ def _figures(plan: TrainingPlan, model: ModelSpec, cluster: Cluster, engine: Eng
                 Finding("figure-changed", where, f"memory_limit is stated as {stage.memory_limit!r}; it is {limit!r}")
             )
     findings += compare_figures("plan", plan.predicted, computed.figures)
-    certificate = plan.certificate
-    stated = plan.predicted.get(certificate.objective)
-    if stated is None or differs(certificate.value, stated.value):
-        findings.append(
-            Finding(
-                "certificate",
-                "certificate",
-                f"certifies {certificate.objective} {certificate.value!r}; the plan states"
-                f" {None if stated is None else stated.value!r}",
-            )
-        )
-    return findings
+    findings += check_certificate(plan.certificate, computed.figures)
+    job, schedule = plan.inputs.job, plan.schedule
+    told = training_arguments(
+        engine,
+        tp_per_stage=[stage.tp for stage in plan.stages],
+        layers_per_stage=[stage.layers[1] - stage.layers[0] for stage in plan.stages],
+        microbatch_size=schedule.microbatch_size,
+        global_batch=job.global_batch,
+        sequence_length=job.sequence_length,
+        sequence_parallel=schedule.sequence_parallel,
+        recompute=schedule.recompute,
+        zero_stage=job.zero_stage,
+    )
+    return findings + check_arguments("plan", plan.engine_arguments, told)

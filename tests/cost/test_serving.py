@@ -114,12 +114,15 @@ def test_memory_is_weights_cache_and_what_is_set_aside() -> None:
     """Half of Llama-3.1-70B on four GPUs: 40 x 1.71 GB / 4 and half of the embedding's two ends."""
     pricer = two_stages(chat())
     model = load_model("llama-3.1-70b")
-    empty = pricer.memory_S(0.0)
     weights = float(weight_bytes_L(model, 4)[:40].sum()) + embedding_bytes(model, 4)
-    assert empty[0] == pytest.approx(weights + pricer.budgets[0].fixed)
-    full = pricer.memory_S(1000.0)
-    assert full[0] - empty[0] == pytest.approx(1000 * 327680 / 2 / 4)
-    assert float(pricer.memory_S(pricer.kv_capacity()).max()) == pytest.approx(float(pricer.limit_S.max()))
+    longest = 1280 * 327680 / 2 / 4  # one request at least
+    assert pricer.memory_S(0.0)[0] == pytest.approx(weights + pricer.budgets[0].fixed + longest)
+    ten, twenty = pricer.memory_S(10.0), pricer.memory_S(20.0)
+    context = pricer.demand.decode_context
+    assert twenty[0] - ten[0] == pytest.approx(1.05 * 2 * 10 * context * 327680 / 2 / 4)
+    batch = pricer.kv_capacity() / context / 1.05 / 2
+    assert (pricer.memory_S(batch * 0.999) < pricer.limit_S).all()
+    assert (pricer.memory_S(batch * 1.001) > pricer.limit_S).any()
 
 
 @pytest.mark.parametrize("name", list_models())
@@ -161,8 +164,10 @@ def test_shares_follow_goodput_and_equal_replicas_are_equal() -> None:
 def test_demand_of_the_real_trace() -> None:
     workload = load_trace("azure-conv-2023").summary(Slo(ttft=2.0, tpot=0.1))
     demand = Demand.of(workload, load_engine("vllm"))
-    assert demand.chunks == 2  # a prompt of 2,734 tokens at the 90th percentile, 2,048 per iteration
-    assert demand.chunk * demand.chunks == pytest.approx(demand.tail_prompt)
+    batch = np.array(0.0)
+    assert demand.chunks(batch) == 2  # a prompt of 2,734 tokens at the 90th percentile, 2,048 per iteration
+    assert demand.chunk(batch) * demand.chunks(batch) == pytest.approx(demand.tail_prompt)
+    assert demand.chunks(np.array(1500.0)) == 5
     assert demand.prefill_per_decode == pytest.approx(1154.7 / 211.1, rel=1e-3)
 
 

@@ -8,13 +8,12 @@ from itertools import pairwise
 import pytest
 
 from planner.cluster import load_cluster
-from planner.engine import load_engine
+from planner.engine import load_engine, megatron_layout
 from planner.errors import InfeasibleError, TimeLimitError, UnsupportedError
 from planner.model import load_model
 from planner.plan import TrainingPlan, parse_plan, plan_to_json
 from planner.search.metis import search_metis
 from planner.search.problem import Budget, TrainingProblem
-from planner.search.training_plan import megatron_layout
 from planner.verifier.training import check_training
 from tests.search.small import small_cluster, tiny_model
 from tests.search.training_small import (

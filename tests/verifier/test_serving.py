@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -32,8 +33,6 @@ def plan_text(engine: str = "vllm", cluster: str = "a100-l40s-l4-24", model: str
 
 
 def edited(edit: Edit, **which: str) -> ServingPlan:
-    import json
-
     data = json.loads(plan_text(**which))
     edit(data)
     plan = parse_plan(json.dumps(data))
@@ -55,28 +54,33 @@ def test_accepts_models_with_their_own_formats() -> None:
     assert verify(parse_plan(text)) == []
 
 
-def _stage(data: dict[str, Any], replica: int = 0, stage: int = 0) -> dict[str, Any]:
-    return data["replicas"][replica]["stages"][stage]  # type: ignore[no-any-return]
+def _piped(data: dict[str, Any]) -> int:
+    """Position of the first replica with two stages."""
+    return next(i for i, replica in enumerate(data["replicas"]) if len(replica["stages"]) == 2)
+
+
+def _stage(data: dict[str, Any], stage: int = 0) -> dict[str, Any]:
+    return data["replicas"][_piped(data)]["stages"][stage]  # type: ignore[no-any-return]
 
 
 def _missing(data: dict[str, Any]) -> None:
-    _stage(data, 0, 1)["layers"][0] += 1
+    _stage(data, 1)["layers"][0] += 1
 
 
 def _missing_at_the_end(data: dict[str, Any]) -> None:
-    _stage(data, 0, 1)["layers"][1] -= 1
+    _stage(data, 1)["layers"][1] -= 1
 
 
 def _twice(data: dict[str, Any]) -> None:
-    _stage(data, 0, 1)["layers"][0] -= 1
+    _stage(data, 1)["layers"][0] -= 1
 
 
 def _gpu_twice(data: dict[str, Any]) -> None:
-    _stage(data, 0, 1)["devices"][0] = _stage(data, 0, 0)["devices"][0]
+    _stage(data)["devices"][1] = _stage(data)["devices"][0]
 
 
 def _empty(data: dict[str, Any]) -> None:
-    first, second = _stage(data, 0, 0), _stage(data, 0, 1)
+    first, second = _stage(data, 0), _stage(data, 1)
     first["layers"] = [0, 80]
     second["layers"] = [80, 80]
 
@@ -86,7 +90,7 @@ def _unknown_gpu(data: dict[str, Any]) -> None:
 
 
 def _tp_three(data: dict[str, Any]) -> None:
-    for stage in data["replicas"][0]["stages"]:
+    for stage in data["replicas"][_piped(data)]["stages"]:
         stage["devices"] = stage["devices"][:3]
         stage["tp"] = 3
 
@@ -129,8 +133,7 @@ def _hash(data: dict[str, Any]) -> None:
 
 
 def _across_nodes(data: dict[str, Any]) -> None:
-    index = next(i for i, r in enumerate(data["replicas"]) if r["stages"][0]["devices"][0].startswith("l40s"))
-    first, second = _stage(data, index, 0), _stage(data, index, 1)
+    first, second = _stage(data, 0), _stage(data, 1)
     first["devices"][0], second["devices"][0] = second["devices"][0], first["devices"][0]
 
 
@@ -164,13 +167,13 @@ def test_rejects_too_little_memory() -> None:
     """70 layers of 70B on four L4 do not fit; the message names bytes needed and offered."""
 
     def edit(data: dict[str, Any]) -> None:
-        replica = data["replicas"][0]
+        replica = data["replicas"][_piped(data)]
         replica["stages"][0] |= {"devices": [f"l4-0/{i}" for i in range(4)], "layers": [0, 70]}
         replica["stages"][1]["layers"] = [70, 80]
 
     findings = verify(edited(edit))
     memory = [finding for finding in findings if finding.code == "memory"]
-    assert [finding.where for finding in memory] == ["r0 stage 0"]
+    assert [finding.where for finding in memory] == [f"r{_piped(json.loads(plan_text()))} stage 0"]
     assert "GiB" in memory[0].message and "L4" in memory[0].message
 
 

@@ -1,0 +1,131 @@
+"""What an engine is to be told, under its own names; what its profile has no name for is left out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+from planner.engine.capabilities import default_split
+from planner.errors import InputError, UnsupportedError
+
+if TYPE_CHECKING:
+    from planner.engine.spec import EngineProfile
+
+__all__ = ["megatron_layout", "serving_arguments", "training_arguments"]
+
+Arguments = dict[str, int | float | str]
+
+_CONTEXT_STEP: Final = 256  # the context limit is rounded up to a whole number of these
+
+# Options of Megatron-Core's training script that its profile need not name.
+_MEGATRON: Final = {
+    "micro_batch": "--micro-batch-size",
+    "global_batch": "--global-batch-size",
+    "sequence_length": "--seq-length",
+    "recompute_method": "--recompute-method",
+    "recompute_layers": "--recompute-num-layers",
+    "distributed_optimizer": "--use-distributed-optimizer",
+}
+
+
+def serving_arguments(
+    engine: EngineProfile,
+    *,
+    tp_per_stage: Sequence[int],
+    layers_per_stage: Sequence[int],
+    concurrency: int,
+    longest: float,
+    max_context: int,
+) -> Arguments:
+    """Arguments of one serving instance.
+
+    Parameters
+    ----------
+    engine
+        Names them.
+    tp_per_stage, layers_per_stage
+        TP and number of layers of each stage; the layers are told only where the engine would split them otherwise.
+    concurrency
+        Requests in flight at most.
+    longest, max_context
+        Tokens of the longest request, and the model's limit.
+
+    Examples
+    --------
+    >>> from planner.engine import load_engine
+    >>> told = serving_arguments(load_engine("vllm"), tp_per_stage=[4, 4], layers_per_stage=[39, 41],
+    ...                          concurrency=8, longest=1000, max_context=8192)
+    >>> told["--tensor-parallel-size"], told["VLLM_PP_LAYER_PARTITION"], told["--max-model-len"]
+    (4, '39,41', 1024)
+    """
+    values: Arguments = {
+        "tensor_parallel": _one_or_all(tp_per_stage),
+        "pipeline_parallel": len(tp_per_stage),
+        "memory_fraction": engine.memory_fraction.value,
+        "chunk_tokens": engine.serving_defaults().chunk_tokens.value,
+        "max_sequences": concurrency,
+        "max_context": min(math.ceil(longest / _CONTEXT_STEP) * _CONTEXT_STEP, max_context),
+    }
+    if len(layers_per_stage) > 1 and not _is_default(engine, tuple(layers_per_stage)):
+        values["layer_split"] = ",".join(map(str, layers_per_stage))
+    return {engine.arguments[key]: value for key, value in values.items() if key in engine.arguments}
+
+
+def training_arguments(
+    engine: EngineProfile,
+    *,
+    tp_per_stage: Sequence[int],
+    layers_per_stage: Sequence[int],
+    microbatch_size: int,
+    global_batch: int,
+    sequence_length: int,
+    sequence_parallel: bool,
+    recompute: str,
+    zero_stage: int,
+) -> Arguments:
+    """Arguments of a training job; an empty value is a flag that takes none. Without names nothing is told."""
+    values: Arguments = {
+        "tensor_parallel": _one_or_all(tp_per_stage),
+        "pipeline_parallel": len(tp_per_stage),
+        "micro_batch": microbatch_size,
+        "global_batch": global_batch,
+        "sequence_length": sequence_length,
+    }
+    if len(tp_per_stage) > 1:
+        values["layer_split"] = megatron_layout(layers_per_stage)
+    if sequence_parallel:
+        values["sequence_parallel"] = ""
+    if recompute != "none":
+        values["recompute"] = recompute
+    if recompute == "full":
+        values |= {"recompute_method": "uniform", "recompute_layers": 1}
+    if zero_stage == 1:
+        values["distributed_optimizer"] = ""
+    names = engine.arguments
+    return {(names | _MEGATRON)[key]: value for key, value in values.items()} if names else {}
+
+
+def megatron_layout(layers: Sequence[int]) -> str:
+    """Pipeline layout as Megatron-Core reads it: E embedding, t transformer layer, L loss, stages between bars.
+
+    Examples
+    --------
+    >>> megatron_layout([26, 22, 20, 12])
+    'Et*26|t*22|t*20|t*12,L'
+    """
+    parts = [f"t*{count}" for count in layers]
+    parts[0] = "E" + parts[0]
+    parts[-1] += ",L"
+    return "|".join(parts)
+
+
+def _one_or_all(degrees: Sequence[int]) -> int | str:
+    return degrees[0] if len(set(degrees)) == 1 else ",".join(map(str, degrees))
+
+
+def _is_default(engine: EngineProfile, layers: tuple[int, ...]) -> bool:
+    try:
+        return default_split(engine, sum(layers), len(layers)) == layers
+    except (InputError, UnsupportedError):
+        return False
