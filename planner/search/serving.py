@@ -77,7 +77,7 @@ def search_templates(problem: ServingProblem, budget: Budget) -> SearchResult[Se
             )
     else:
         raise explain_infeasible(problem, kinds, priced)
-    plan = _Planner(problem, kinds, priced, budget, depth=depth, complete=complete).plan()
+    plan = _Planner(problem, kinds, pricer, priced, budget, depth=depth, complete=complete).plan()
     return SearchResult(
         plan=plan,
         seconds=time.monotonic() - budget.started,
@@ -160,6 +160,7 @@ class _Planner:
         self,
         problem: ServingProblem,
         kinds: Sequence[StageKind],
+        pricer: TemplatePricer,
         priced: Templates,
         budget: Budget,
         *,
@@ -169,7 +170,7 @@ class _Planner:
         self._problem, self._kinds, self._budget, self._complete = problem, kinds, budget, complete
         self._family = _in_words(problem, kinds, depth, complete=complete)
         self._all_priced = all(c.price_per_gpu_hour is not None for c in problem.cluster.classes)
-        self._pool = priced.take(_undominated(len(kinds), priced, priced.rate_B))
+        self._pool = pricer.polished(priced.take(_undominated(len(kinds), priced, priced.rate_B)))
         best = priced.take(_undominated(len(kinds), priced, priced.bound_B))
         self._master = self._program(self._pool, self._pool.rate_B)
         self._relaxed = self._program(best, best.bound_B)

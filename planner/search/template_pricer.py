@@ -13,6 +13,7 @@ Legend: B batch of templates, S stage, G decode batch of the grid.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 __all__ = ["TemplatePricer"]
 
 _CHUNK: Final = 1024  # templates priced at a time: bounds the size of the arrays
+_LOOSE: Final = 1.001  # a bound this close to the relaxation at the largest batch is not worth a scan
+_MOST_MOVES: Final = 24  # layers that `polished` moves in turn
 _KINDS: Final[tuple[Iteration, ...]] = ("mean", "chunk", "full")
 
 
@@ -84,47 +87,67 @@ class TemplatePricer:
         )
 
     def _bound(self, stack: Stack) -> tuple[Array, IntArray, BoolArray, SteadyState]:
-        """Bisect for the largest decode batch that the relaxation lets meet the SLO.
+        """Find the greatest rate that the relaxation lets meet the SLO.
+
+        Latencies and memory only grow with the decode batch, so the largest feasible one is bisected for. The rate
+        need not: a larger KV cache may force layers onto slower stages. Without memory it grows but for dips of the
+        measured efficiencies, which bounds it at all smaller batches; where that bound is not tight enough, they are
+        scanned, as long as they could do better at the cycle of the lightest load.
 
         Returns
         -------
         bound_B, at_B, fits_B, light
-            Greatest rate at that batch or a smaller one; the batch's position in the grid, -1 for none; whether the
-            smallest load fits the memory, and its latencies, no split being faster.
+            That rate; its batch's position in the grid, -1 for none; whether the smallest load fits the memory, and its
+            latencies, no split being faster.
         """
-        B = len(stack.stages_B)
-        low_B, high_B = np.full(B, -1), np.full(B, len(self._tables.grid_G))
-        bound_B, at_B = np.zeros(B), np.zeros(B, dtype=int)
-        if not len(self._tables.grid_G):
-            raise ValueError("no decode batch leaves room for the prompts that it brings")
-        light: SteadyState | None = None
-        fits_B = np.zeros(B, dtype=bool)
+        grid_G, output = self._tables.grid_G, self._tables.demand.output
+        fits_B, light = self._relaxed(stack, np.zeros(len(stack.stages_B), dtype=int))
+        feasible_B = fits_B & self._meets(light)
+        bound_B = np.where(feasible_B, light.rate_B, 0.0)
+        low_B, high_B = np.where(feasible_B, 0, -1), np.where(feasible_B, len(grid_G), 0)
         while True:
-            fits, state = self._relaxed(stack, at_B)
-            if light is None:
-                light, fits_B = state, fits
-            feasible_B = fits & self._meets(state)
-            low_B = np.where(feasible_B, np.maximum(low_B, at_B), low_B)
-            high_B = np.where(feasible_B, high_B, np.minimum(high_B, at_B))
-            better = feasible_B & (at_B >= low_B)
-            slack_B = np.where(stack.present_BS, self._tables.slack_JG[stack.kinds, at_B[:, None]], 1.0).max(axis=1)
-            bound_B = np.where(better, state.rate_B * slack_B, bound_B)
-            if (high_B - low_B <= 1).all():
-                return bound_B, low_B, fits_B, light
-            at_B = np.maximum((low_B + high_B) // 2, 0)
+            rows = np.flatnonzero(high_B - low_B > 1)
+            if not rows.size:
+                break
+            at = (low_B[rows] + high_B[rows]) // 2
+            fits, state = self._relaxed(stack.take(rows), at)
+            feasible = fits & self._meets(state)
+            bound_B[rows] = np.maximum(bound_B[rows], np.where(feasible, state.rate_B, 0.0))
+            low_B[rows] = np.where(feasible, at, low_B[rows])
+            high_B[rows] = np.where(feasible, high_B[rows], at)
+        ceiling_B = np.zeros(len(bound_B))
+        rows = np.flatnonzero(low_B >= 0)
+        part = stack.take(rows)
+        _, state = self._relaxed(part, low_B[rows], memory=False)
+        slack_BS = self._tables.slack_JG[part.kinds, low_B[rows][:, None]]
+        ceiling_B[rows] = state.rate_B * np.where(part.present_BS, slack_BS, 1.0).max(axis=1)
+        best_B, next_B = low_B.copy(), low_B - 1
+        while True:
+            reachable_B = stack.stages_B * grid_G[np.maximum(next_B, 0)] / (output * light.tpot_B)
+            loose_B = np.minimum(ceiling_B, reachable_B) > bound_B * _LOOSE
+            rows = np.flatnonzero((next_B >= 0) & loose_B)
+            if not rows.size:
+                # what was not scanned reaches neither the ceiling nor the cycle of the lightest load
+                rest_B = np.where(next_B >= 0, np.minimum(ceiling_B, reachable_B), 0.0)
+                return np.maximum(bound_B, rest_B), best_B, fits_B, light
+            _, state = self._relaxed(stack.take(rows), next_B[rows])
+            better = state.rate_B > bound_B[rows]
+            bound_B[rows[better]] = state.rate_B[better]
+            best_B[rows[better]] = next_B[rows[better]]
+            next_B[rows] -= 1
 
-    def _relaxed(self, stack: Stack, at_B: IntArray) -> tuple[BoolArray, SteadyState]:
+    def _relaxed(self, stack: Stack, at_B: IntArray, *, memory: bool = True) -> tuple[BoolArray, SteadyState]:
         """Latencies that no split of the layers beats at a decode batch, and whether any split fits the memory."""
         least: dict[Iteration, Array] = {}
         through: dict[Iteration, Array] = {}
         fits_B = np.ones(len(at_B), dtype=bool)
         wires, _ = self._wires(stack, at_B)
         for which in _KINDS:
-            slowest = self._split(stack, which, at_B, "bottleneck", least=True)
+            slowest = self._split(stack, which, at_B, "bottleneck", least=True, memory=memory)
             fits_B &= slowest.feasible_B
             least[which] = np.maximum(np.where(slowest.feasible_B, slowest.value_B, 0.0), wires[which].max(axis=-1))
             if which != "full":
-                through[which] = self._least_sum(stack, which, at_B)
+                through[which] = self._least_sum(stack, which, at_B, memory=memory)
                 through[which] = through[which] + (wires[which] + stack.latency_BS).sum(axis=-1)
         times = PipelineTimes(
             slowest_B=least["mean"],
@@ -135,14 +158,14 @@ class TemplatePricer:
         )
         return fits_B, self._steady(stack, at_B, times)
 
-    def _least_sum(self, stack: Stack, which: Iteration, at_B: IntArray) -> Array:
+    def _least_sum(self, stack: Stack, which: Iteration, at_B: IntArray, *, memory: bool) -> Array:
         """Least sum of the stage times; on stages of one kind every split has the same."""
         tables = self._tables
         alike = tables.layer_BSL(stack, which, at_B, least=True)[:, 0].sum(axis=-1)
         total_B = alike + tables.fixed_BS(stack, which, at_B, least=True).sum(axis=-1)
         rows = np.flatnonzero(stack.mixed_B)
         if rows.size:
-            found = self._split(stack.take(rows), which, at_B[rows], "sum", least=True)
+            found = self._split(stack.take(rows), which, at_B[rows], "sum", least=True, memory=memory)
             total_B[rows] = np.where(found.feasible_B, found.value_B, 0.0)
         return np.asarray(total_B)
 
@@ -169,15 +192,28 @@ class TemplatePricer:
         return [part.bounds_BS1 for part in found]
 
     def _split(
-        self, stack: Stack, which: Iteration, at_B: IntArray, objective: Objective, *, least: bool = False
+        self,
+        stack: Stack,
+        which: Iteration,
+        at_B: IntArray,
+        objective: Objective,
+        *,
+        least: bool = False,
+        memory: bool = True,
     ) -> Partition:
-        return partition_layers(self._costs(stack, which, at_B, least=least), objective)
+        return partition_layers(self._costs(stack, which, at_B, least=least, memory=memory), objective)
 
-    def _costs(self, stack: Stack, which: Iteration, at_B: IntArray, *, least: bool = False) -> StageCosts:
+    def _costs(
+        self, stack: Stack, which: Iteration, at_B: IntArray, *, least: bool = False, memory: bool = True
+    ) -> StageCosts:
         tables = self._tables
+        layer_BSL = tables.layer_BSL(stack, which, at_B, least=least)
+        fixed_BS = tables.fixed_BS(stack, which, at_B, least=least)
+        if not memory:
+            return StageCosts(layer_BSL=layer_BSL, fixed_BS=fixed_BS, stages_B=stack.stages_B)
         return StageCosts(
-            layer_BSL=tables.layer_BSL(stack, which, at_B, least=least),
-            fixed_BS=tables.fixed_BS(stack, which, at_B, least=least),
+            layer_BSL=layer_BSL,
+            fixed_BS=fixed_BS,
             memory_BSL=tables.memory_BSL(stack, at_B),
             memory_fixed_BS=tables.ends_memory_BS(stack),
             capacity_BS=tables.capacity_J[stack.kinds],
@@ -214,6 +250,29 @@ class TemplatePricer:
             state = self._state(part, bounds, at_B)
             best_B[rows] = np.maximum(best_B[rows], np.where(fits_B & self._meets(state), state.rate_B, 0.0))
         return best_B
+
+    def polished(self, templates: Templates) -> Templates:
+        """Move single layers between neighbouring stages as long as that makes a template faster."""
+        stack = Stack.of(self._tables, templates.kinds_BS)
+        bounds, rate_B = templates.bounds_BS1.copy(), templates.rate_B.copy()
+        for _ in range(_MOST_MOVES):
+            improved = False
+            base = bounds.copy()
+            for s in range(1, bounds.shape[1] - 1):
+                for step in (-1, 1):
+                    moved = base.copy()
+                    moved[:, s] += step
+                    legal = (s < stack.stages_B) & (moved[:, s] > moved[:, s - 1]) & (moved[:, s] < moved[:, s + 1])
+                    rows = np.flatnonzero(legal)
+                    if not rows.size:
+                        continue
+                    found, _ = self._goodput(stack.take(rows), moved[rows], len(self._tables.grid_G))
+                    better = found > rate_B[rows] * (1 + 1e-9)
+                    bounds[rows[better]], rate_B[rows[better]] = moved[rows[better]], found[better]
+                    improved |= bool(better.any())
+            if not improved:
+                break
+        return replace(templates, bounds_BS1=bounds, rate_B=rate_B, bound_B=np.maximum(templates.bound_B, rate_B))
 
     def _state(self, stack: Stack, bounds_BS1: IntArray, at_B: IntArray) -> SteadyState:
         tables = self._tables

@@ -163,8 +163,8 @@ class _Times:
     def slack(self, grid_G: Array) -> Array:
         """How much faster per sequence a stage kind may be at some smaller decode batch, at least 1, axes J, G.
 
-        Every time that a replica's cycle is made of is a sum or a maximum of these, so its rate at a smaller batch is
-        at most this much higher.
+        A replica's cycle is made of sums and maxima of these times, so with the same layers anywhere it serves at most
+        this much more at a smaller batch.
         """
         parts = [self.layer_JKG["mean"], self.first_JG["mean"][:, None], self.last_JG["mean"][:, None]]
         per_second_JXG = grid_G / np.maximum(np.concatenate(parts, axis=1), 1e-300)
