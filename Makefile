@@ -38,11 +38,11 @@ types: $(VENV)/.installed-dev  ## mypy --strict
 pytest: $(VENV)/.installed-dev  ## Tests alone
 	$(BIN)/python -m pytest -n $(WORKERS)
 
-bench: $(VENV)/.installed-dev  ## Print how long the inner loops and the searches take
+bench: $(VENV)/.installed-dev  ## Print how long the inner loops and the searches take, and how far predictions are off
 	@for file in $(BENCHMARKS); do echo "$$file"; $(BIN)/python $$file || exit 1; done
 
 # What prints timings; the other files in benchmarks/ derive shipped data.
-BENCHMARKS = $(wildcard benchmarks/interval_dp.py benchmarks/search_*.py)
+BENCHMARKS = $(wildcard benchmarks/interval_dp.py benchmarks/search_*.py benchmarks/accuracy.py)
 
 format: $(VENV)/.installed-dev  ## Let ruff rewrite what it can
 	$(BIN)/ruff check --fix

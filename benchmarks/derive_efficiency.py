@@ -41,7 +41,10 @@ M_GRID = [1, 4, 16, 32, 64, 96, 128, 192, 256, 512, 1024, 2048, 4096, 8192, 1638
 ISL_GRID = [16, 32, 64, 128, 256, 512, 1024, 1536, 2048, 3072, 4096, 6144, 8192, 10240, 12288, 16384]
 KV_GRID_MIB = [0.125 * 2**i for i in range(16)]
 MIB = 2**20
-SOURCE = "aiconfigurator-core 0.12.0 kernel tables ({backend}), Apache-2.0; medians over shapes"
+SOURCE = (
+    "aiconfigurator-core 0.12.0 kernel tables ({backend}), Apache-2.0; GEMM 90th percentile over shapes,"
+    " attention medians"
+)
 DATE = "2026-11"
 # All-reduce of this GPU over PCIe differs tenfold between collections: 1.4 to 20.7 GB/s for 8 GPUs, 128 MB.
 DOUBTFUL_ALL_REDUCE = {"l40s": (0.9, "collections differ tenfold")}

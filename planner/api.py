@@ -5,10 +5,11 @@ Every argument that names something takes the thing itself, a shipped name, or a
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar, cast
+
+from pydantic import ValidationError
 
 from planner.cluster import Cluster, load_cluster
 from planner.cost.prediction import PlacedStage
@@ -32,8 +33,9 @@ def plan_serving(
     workload: Workload | Trace | str | Path,
     *,
     engine: EngineProfile | str = "vllm",
-    ttft: float | None = None,
-    tpot: float | None = None,
+    ttft: float | str | None = None,
+    tpot: float | str | None = None,
+    percentile: float = 0.90,
     rate: float | str = "trace",
     method: str = "templates",
     max_stages: int | None = None,
@@ -50,7 +52,9 @@ def plan_serving(
     engine
         What will run the plan; only what it can be told is planned. ``"generic"`` lifts that.
     ttft, tpot
-        Targets in seconds, for a trace; 90 % of the requests are to meet them.
+        Targets for a trace, in seconds or as text (``"2 s"``, ``"100 ms"``).
+    percentile
+        Share of the requests that are to meet the TTFT; TPOT is held on average.
     rate
         Requests/s for a trace: ``"trace"`` (its own), ``"max"`` (as many as the cluster can) or a number.
     method
@@ -87,6 +91,7 @@ def plan_serving(
         engine=engine,
         ttft=ttft,
         tpot=tpot,
+        percentile=percentile,
         rate=rate,
         method=method,
         max_stages=max_stages,
@@ -100,8 +105,9 @@ def search_serving(
     workload: Workload | Trace | str | Path,
     *,
     engine: EngineProfile | str = "vllm",
-    ttft: float | None = None,
-    tpot: float | None = None,
+    ttft: float | str | None = None,
+    tpot: float | str | None = None,
+    percentile: float = 0.90,
     rate: float | str = "trace",
     method: str = "templates",
     max_stages: int | None = None,
@@ -109,7 +115,7 @@ def search_serving(
 ) -> SearchResult[ServingPlan]:
     """Do as `plan_serving` does, and tell what the search took: seconds, templates priced."""
     search = serving_method(method)
-    problem = _serving_problem(model, cluster, workload, engine, ttft, tpot, rate, max_stages)
+    problem = _serving_problem(model, cluster, workload, engine, _slo(ttft, tpot, percentile), rate, max_stages)
     return search(problem, budget or Budget())
 
 
@@ -184,6 +190,7 @@ def search_training(
             raise InputError(f"{value}", field=name, expected="a whole number of at least 1")
     if zero_stage not in (0, 1):
         raise InputError(f"{zero_stage}", field="zero_stage", expected="0 or 1")
+    _check_max_stages(max_stages)
     problem = TrainingProblem(
         model=_loaded(model, ModelSpec, load_model),
         cluster=_loaded(cluster, Cluster, load_cluster),
@@ -191,6 +198,12 @@ def search_training(
         job=TrainingJob(global_batch=global_batch, sequence_length=sequence_length, zero_stage=zero_stage),
         max_stages=max_stages,
     )
+    if sequence_length > problem.model.max_context:
+        raise InfeasibleError(
+            f"sequences of {sequence_length:,} tokens; {problem.model.name} has a context of"
+            f" {problem.model.max_context:,}",
+            hint=f"sequences of at most {problem.model.max_context:,} tokens, or a config with a longer context",
+        )
     return search(problem, budget or Budget())
 
 
@@ -201,15 +214,16 @@ def estimate(
     replicas: Sequence[Sequence[tuple[Sequence[str], int]]],
     *,
     engine: EngineProfile | str = "vllm",
-    ttft: float | None = None,
-    tpot: float | None = None,
+    ttft: float | str | None = None,
+    tpot: float | str | None = None,
+    percentile: float = 0.90,
     rate: float | str = "trace",
 ) -> ServingPlan:
     """Price one explicit serving configuration.
 
     Parameters
     ----------
-    model, cluster, workload, engine, ttft, tpot, rate
+    model, cluster, workload, engine, ttft, tpot, percentile, rate
         As for `plan_serving`.
     replicas
         For each replica its stages in order: the GPUs of the tensor-parallel group (``node/index``), and how many
@@ -233,7 +247,7 @@ def estimate(
     >>> plan.predicted["goodput"].value > 1
     True
     """
-    problem = _serving_problem(model, cluster, workload, engine, ttft, tpot, rate)
+    problem = _serving_problem(model, cluster, workload, engine, _slo(ttft, tpot, percentile), rate)
     placed = []
     for stages in replicas:
         first = 0
@@ -256,18 +270,16 @@ def _serving_problem(
     cluster: Cluster | str | Path,
     workload: Workload | Trace | str | Path,
     engine: EngineProfile | str,
-    ttft: float | None,
-    tpot: float | None,
+    slo: Slo,
     rate: float | str,
     max_stages: int | None = None,
 ) -> ServingProblem:
-    if max_stages is not None and max_stages < 1:
-        raise InputError(f"{max_stages}", field="max_stages", expected="a whole number of at least 1")
+    _check_max_stages(max_stages)
     problem = ServingProblem(
         model=_loaded(model, ModelSpec, load_model),
         cluster=_loaded(cluster, Cluster, load_cluster),
         engine=_loaded(engine, EngineProfile, load_engine),
-        workload=_workload(workload, ttft, tpot, rate),
+        workload=_workload(workload, slo, rate),
         max_stages=max_stages,
     )
     longest, context = problem.workload.total.max, problem.model.max_context
@@ -282,15 +294,27 @@ def _serving_problem(
     return problem
 
 
-def _workload(
-    workload: Workload | Trace | str | Path, ttft: float | None, tpot: float | None, rate: float | str
-) -> Workload:
+def _check_max_stages(max_stages: int | None) -> None:
+    if max_stages is not None and max_stages < 1:
+        raise InputError(f"{max_stages}", field="max_stages", expected="a whole number of at least 1")
+
+
+def _slo(ttft: float | str | None, tpot: float | str | None, percentile: float) -> Slo:
+    try:
+        return Slo.model_validate({"ttft": ttft, "tpot": tpot, "percentile": percentile})
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise InputError(
+            f"{first['input']!r}: {first['msg']}",
+            field=".".join(str(part) for part in first["loc"]),
+            expected="seconds above 0 or text like '100 ms'; a percentile between 0 and 1",
+        ) from None
+
+
+def _workload(workload: Workload | Trace | str | Path, slo: Slo, rate: float | str) -> Workload:
     if isinstance(workload, Workload):
         return workload
     trace = workload if isinstance(workload, Trace) else load_trace(workload)
     if isinstance(rate, str) and rate not in ("trace", "max"):
         raise InputError(f"{rate!r}", field="rate", expected="'trace', 'max' or requests per second")
-    for name, seconds in (("ttft", ttft), ("tpot", tpot)):
-        if seconds is not None and not (math.isfinite(seconds) and seconds > 0):
-            raise InputError(f"{seconds}", field=name, expected="seconds, more than 0 and finite")
-    return trace.summary(Slo(ttft=ttft, tpot=tpot), rate=rate)  # type: ignore[arg-type]
+    return trace.summary(slo, rate=rate)  # type: ignore[arg-type]

@@ -30,12 +30,13 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "solvers": GROUND,  # arrays only
     "search": UP_TO_SEARCH,
     "verifier": UP_TO_COST,  # shares the costs with the search, and nothing else
+    "profiling": UP_TO_COST,  # predicts and measures; decides nothing
     "simulate": UP_TO_SEARCH,
     "export": UP_TO_SEARCH,
-    "report": UP_TO_SEARCH | {"verifier", "simulate", "export"},
+    "report": UP_TO_SEARCH | {"verifier", "profiling", "simulate", "export"},
     "api": UP_TO_SEARCH | {"verifier", "simulate", "export"},
     "planner": UP_TO_SEARCH | {"verifier", "simulate", "export", "api"},  # planner/__init__.py itself
-    "cli": UP_TO_SEARCH | {"verifier", "simulate", "export", "report", "api", "planner"},
+    "cli": UP_TO_SEARCH | {"verifier", "profiling", "simulate", "export", "report", "api", "planner"},
     "__main__": frozenset({"cli"}),
 }
 
@@ -269,6 +270,7 @@ def test_every_room_is_reached() -> None:
         ("search", "from planner.verifier import verify", "search imports verifier"),
         ("search", "from planner.export import vllm", "search imports export"),
         ("verifier", "from planner.search.problem import Budget", "verifier imports search"),
+        ("profiling", "from planner.search.problem import Budget", "profiling imports search"),
         ("api", "from planner.report import plots", "api imports report"),
         ("errors", "from planner.model import ModelSpec", "errors imports model"),
         ("cost", "from ..search import problem", "relative import '..search'"),

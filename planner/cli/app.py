@@ -7,6 +7,7 @@ from typing import Annotated, Final
 import typer
 
 from planner.cli import (
+    accuracy,
     compare,
     devices,
     engines,
@@ -77,6 +78,7 @@ app.command("training", rich_help_panel=_PLAN)(training.training)
 app.add_typer(estimate.app, name="estimate", rich_help_panel=_PLAN)
 app.command("verify", rich_help_panel=_CHECK)(verify.verify)
 app.command("compare", rich_help_panel=_CHECK)(compare.compare)
+app.command("accuracy", rich_help_panel=_CHECK)(accuracy.accuracy)
 app.add_typer(models.app, name="models", rich_help_panel=_KNOWN)
 app.add_typer(devices.app, name="devices", rich_help_panel=_KNOWN)
 app.add_typer(topology.app, name="topology", rich_help_panel=_KNOWN)

@@ -221,7 +221,7 @@ Percentile = Annotated[
         metavar="FRACTION",
         min=0.001,
         max=0.999,
-        help="Share of the requests that must meet each target. Default: 0.9.",
+        help="Share of the requests that must meet the TTFT; TPOT is held on average. Default: 0.9.",
         rich_help_panel=_WORKLOAD,
     ),
 ]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from planner.plan import Plan
 
-__all__ = ["PlanSink", "note", "print_data", "print_table", "search_progress", "searched_in_words"]
+__all__ = ["PlanSink", "note", "print_data", "print_table", "search_progress", "searched_in_words", "warn"]
 
 
 class PlanSink:
@@ -93,6 +93,15 @@ def note(text: str) -> None:
     from planner.report.terminal import console_for
 
     console_for(stderr=True).print(Text(text, style="dim"), soft_wrap=True)
+
+
+def warn(text: str) -> None:
+    """Tell on stderr what nobody should miss, quiet or not."""
+    from rich.text import Text
+
+    from planner.report.terminal import console_for
+
+    console_for(stderr=True).print(Text(f"warning: {text}", style="bold yellow"), soft_wrap=True)
 
 
 @contextmanager

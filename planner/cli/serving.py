@@ -39,7 +39,7 @@ def serving(
     [dim]planner serving -m llama-3.1-70b -c a100-l40s-l4-24 -t azure-conv-2023 --ttft 2 --tpot 0.1 -o plan.json[/dim]
     """
     from planner.cli import inputs
-    from planner.cli.output import PlanSink, search_progress, searched_in_words
+    from planner.cli.output import PlanSink, search_progress, searched_in_words, warn
 
     sink = PlanSink(output, json=json, quiet=quiet)
     workload = inputs.read_workload(
@@ -76,3 +76,9 @@ def serving(
         result.plan,
         lambda: serving_report(result.plan, loaded_model, loaded_cluster, loaded_engine, searched=searched),
     )
+    demand, served = workload.rate, result.plan.predicted["goodput"].value
+    if demand is not None and served < demand * (1 - 1e-9):
+        warn(
+            f"the demand of {demand:.4g} requests/s is not met: {served:.4g} requests/s within the SLO is the most that"
+            f" was found for this cluster, {served / demand:.0%} of it"
+        )

@@ -77,6 +77,8 @@ class LinkProfile(BaseModel):
         Bytes/s that one GPU sends in one direction while it receives as much.
     latency
         Seconds for a vanishing message, software included.
+    joins
+        How many GPUs one such link joins; None for as many as a node has.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -90,6 +92,7 @@ class LinkProfile(BaseModel):
     note: str = ""
     bandwidth: Annotated[Quantity, quantity_in("bandwidth")]
     latency: Annotated[Quantity, quantity_in("time")]
+    joins: int | None = Field(default=None, ge=2)
 
     @model_validator(mode="before")
     @classmethod

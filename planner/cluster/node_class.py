@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from planner.cluster.device import DeviceProfile, load_device
-from planner.cluster.link import SAME_GPU, Link, load_link
+from planner.cluster.link import SAME_GPU, Link, LinkProfile, load_link
 from planner.cluster.spec import NodeGroup
 from planner.errors import InputError
 
@@ -90,18 +90,19 @@ def node_class_of(group: NodeGroup, index: int, source: str, folder: Path | None
         If its GPU type or link is unknown; names the field.
     """
     device = _looked_up(load_device, group.gpu, folder, source, f"nodes.{index}.gpu")
+    matrix = group.intra_matrix
     if isinstance(group.intra_link, Link):
         intra = group.intra_link
-    elif group.intra_link is not None:
-        intra = _looked_up(load_link, group.intra_link, folder, source, f"nodes.{index}.intra_link").link()
     else:
-        intra = load_link(device.link).link()
-    if group.intra_matrix is not None:
+        profile = load_link(device.link)
+        if group.intra_link is not None:
+            profile = _looked_up(load_link, group.intra_link, folder, source, f"nodes.{index}.intra_link")
+        intra = profile.link()
+        if matrix is None and profile.joins is not None and profile.joins < group.gpus_per_node:
+            matrix = _bridged(profile, device, group.gpus_per_node)
+    if matrix is not None:
         off_diagonal = [
-            value
-            for i, row in enumerate(group.intra_matrix)
-            for j, value in enumerate(row)
-            if i != j and value is not None
+            value for i, row in enumerate(matrix) for j, value in enumerate(row) if i != j and value is not None
         ]
         if off_diagonal:
             intra = Link.model_construct(bandwidth=min(off_diagonal), latency=intra.latency)
@@ -114,10 +115,20 @@ def node_class_of(group: NodeGroup, index: int, source: str, folder: Path | None
         gpus_per_node=group.gpus_per_node,
         nodes=group.node_names,
         intra_link=intra,
-        intra_matrix=group.intra_matrix,
+        intra_matrix=matrix,
         nic=group.nic,
         zone=group.zone,
         price_per_gpu_hour=price,
+    )
+
+
+def _bridged(bridge: LinkProfile, device: DeviceProfile, gpus: int) -> tuple[tuple[float | None, ...], ...]:
+    """Bandwidths where neighbours are bridged, 0 with 1 and 2 with 3, and all others meet over PCIe."""
+    host = load_link(device.pcie).bandwidth.value if device.pcie else bridge.bandwidth.value
+    joins = bridge.joins or gpus
+    return tuple(
+        tuple(None if i == j else bridge.bandwidth.value if i // joins == j // joins else host for j in range(gpus))
+        for i in range(gpus)
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from planner.engine.arguments import megatron_layout, serving_arguments, training_arguments
-from planner.engine.capabilities import check_runnable, default_split
+from planner.engine.capabilities import check_device, check_runnable, default_split
 from planner.engine.memory import MemoryBudget, memory_budget
 from planner.engine.registry import list_engines, load_engine
 from planner.engine.spec import Count, EngineProfile, Figure, Overheads, ServingDefaults
@@ -15,6 +15,7 @@ __all__ = [
     "MemoryBudget",
     "Overheads",
     "ServingDefaults",
+    "check_device",
     "check_runnable",
     "default_split",
     "list_engines",

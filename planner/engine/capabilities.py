@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from planner.engine.spec import EngineProfile, Task
 
-__all__ = ["check_runnable", "default_split"]
+__all__ = ["check_device", "check_runnable", "default_split"]
 
 
 def default_split(engine: EngineProfile, num_layers: int, stages: int) -> tuple[int, ...]:
@@ -66,6 +66,23 @@ def default_split(engine: EngineProfile, num_layers: int, stages: int) -> tuple[
     for stage in extra:
         layers[stage] += 1
     return tuple(layers)
+
+
+def check_device(engine: EngineProfile, *, vendor: str, compute_capability: str | None) -> str | None:
+    """Say why an engine does not run on a GPU; None if it does, or if nobody knows.
+
+    Examples
+    --------
+    >>> from planner.engine import load_engine
+    >>> check_device(load_engine("trtllm"), vendor="AMD", compute_capability=None)
+    'TensorRT-LLM does not run on GPUs of AMD'
+    """
+    if engine.vendors is not None and vendor not in engine.vendors:
+        return f"{engine.title} does not run on GPUs of {vendor}"
+    oldest = engine.min_compute_capability
+    if oldest is not None and compute_capability is not None and float(compute_capability) < oldest:
+        return f"{engine.title} needs compute capability {oldest:g}; this GPU has {compute_capability}"
+    return None
 
 
 def check_runnable(

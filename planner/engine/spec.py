@@ -123,6 +123,8 @@ class EngineProfile(BaseModel):
         What it does with the layers left over where it is told nothing; see `planner.engine.default_split`.
     mixed_gpu_types
         Whether the stages of one instance may run on different GPU types.
+    vendors, min_compute_capability
+        Makers of the GPUs it runs on, and the oldest of NVIDIA's; None: any.
     data_parallel, expert_parallel, disaggregation
         Whether it has data parallelism within one deployment, expert parallelism, and prefill and decode
         apart.
@@ -160,6 +162,8 @@ class EngineProfile(BaseModel):
     uneven_layers: bool
     default_split: Literal["remainder_before_last", "remainder_last", "remainder_first", "even_only"]
     mixed_gpu_types: bool
+    vendors: tuple[str, ...] | None = None
+    min_compute_capability: float | None = None
     data_parallel: bool
     expert_parallel: bool
     disaggregation: bool

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from planner.model.huggingface import list_models, load_model
+from planner.model.huggingface import list_models, load_model, model_from_config
 from planner.model.layers import LayerTable, layer_table
 from planner.model.spec import Attention, Gemm, LayerKind, ModelSpec
 
@@ -15,4 +15,5 @@ __all__ = [
     "layer_table",
     "list_models",
     "load_model",
+    "model_from_config",
 ]

@@ -7,8 +7,10 @@ their source beside the configuration (:class:`ShippedModel`).
 
 from __future__ import annotations
 
+import json
 import os
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -23,7 +25,7 @@ from planner.model.quantization import Formats, read_formats
 from planner.model.spec import LayerKind, ModelSpec
 from planner.resources import read_text, resource_dir, sha256_of
 
-__all__ = ["ShippedModel", "list_models", "load_model"]
+__all__ = ["ShippedModel", "list_models", "load_model", "model_from_config"]
 
 _WHAT = "model configuration"
 
@@ -97,6 +99,57 @@ def load_model(
     ('70.55', 327680.0)
     """
     name, source, config, quantization, digest = _read(name_or_path)
+    return _build(
+        config,
+        quantization,
+        name=name,
+        source=source,
+        digest=digest,
+        weight_dtype=weight_dtype,
+        kv_dtype=kv_dtype,
+        assume=assume,
+    )
+
+
+def model_from_config(values: Mapping[str, Any], *, name: str, source: str) -> ModelSpec:
+    """Build a model from the fields of a ``config.json`` that is no file.
+
+    Parameters
+    ----------
+    values
+        The fields; ``model_type`` among them.
+    name
+        What to call the model.
+    source
+        Where the fields come from, for messages.
+
+    Raises
+    ------
+    InputError
+        As `load_model`.
+
+    Examples
+    --------
+    >>> fields = {"model_type": "gpt2", "n_embd": 2048, "n_layer": 24, "n_head": 16, "vocab_size": 51200}
+    >>> model_from_config(fields | {"n_positions": 2048}, name="gpt-1.3b", source="an example").num_layers
+    24
+    """
+    text = json.dumps(dict(values), sort_keys=True)
+    config = Config(dict(values), source)
+    return _build(config, None, name=name, source=source, digest=sha256_of(text))
+
+
+def _build(
+    config: Config,
+    quantization: Config | None,
+    *,
+    name: str,
+    source: str,
+    digest: str,
+    weight_dtype: Dtype | None = None,
+    kv_dtype: Dtype | None = None,
+    assume: str | None = None,
+) -> ModelSpec:
     outer, config = config, _text_part(config)
     model_type, family = _family_of(outer, config, assume)
     formats = read_formats(config, quantization, weight_dtype=weight_dtype, kv_dtype=kv_dtype)

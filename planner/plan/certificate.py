@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, Self
+from typing import Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-__all__ = ["Certificate", "certify"]
+__all__ = ["ALONE", "Certificate", "certify"]
+
+# The family of a plan that was given and not searched for.
+ALONE: Final = "this configuration alone"
 
 
 class Certificate(BaseModel):

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
 
+from planner.plan.certificate import ALONE
 from planner.plan.figure import Figure
 from planner.report.terminal import block, heading
 from planner.report.words import format_figure
@@ -24,11 +25,11 @@ def format_gap(certificate: Certificate) -> str:
     >>> from planner.plan import certify
     >>> format_gap(certify(objective="goodput", sense="max", unit="requests/s", value=9.9, bound=10.0, proven=True,
     ...                    method="example", family="none"))
-    '1 %, proven'
+    '1 %, proven optimal'
     """
     percent = certificate.gap * 100
     text = "0 %" if percent == 0 else "under 0.01 %" if percent < 0.01 else f"{percent:.2g} %"
-    return f"{text}, {'proven' if certificate.proven else 'not proven'}"
+    return f"{text}, proven optimal" if certificate.proven else f"at most {text} from the best of the family"
 
 
 def certificate_report(certificate: Certificate) -> RenderableType:
@@ -38,6 +39,8 @@ def certificate_report(certificate: Certificate) -> RenderableType:
         return format_figure(Figure(value=value, unit=certificate.unit, error=0.0, provenance="spec"))
 
     better, best = ("more", "greatest") if certificate.sense == "max" else ("less", "least")
+    if certificate.family == ALONE:
+        return Group(heading("Certificate"), block({"bound": f"none: {certificate.method}"}))
     rows = {
         "objective": f"{best} {certificate.objective.replace('_', ' ')}",
         "this plan": written(certificate.value),

@@ -27,10 +27,14 @@ def format_slo(slo: Slo) -> str:
     --------
     >>> from planner.workload import Slo
     >>> format_slo(Slo(ttft=2.0, tpot=0.1)), format_slo(Slo())
-    ('TTFT 2.00 s, TPOT 100.0 ms for 90 % of the requests', 'none')
+    ('TTFT 2.00 s for 90 % of the requests, mean TPOT 100.0 ms', 'none')
     """
-    parts = [f"{name} {format_seconds(value)}" for name, value in (("TTFT", slo.ttft), ("TPOT", slo.tpot)) if value]
-    return f"{', '.join(parts)} for {slo.percentile * 100:g} % of the requests" if parts else "none"
+    parts = []
+    if slo.ttft is not None:
+        parts.append(f"TTFT {format_seconds(slo.ttft)} for {slo.percentile * 100:g} % of the requests")
+    if slo.tpot is not None:
+        parts.append(f"mean TPOT {format_seconds(slo.tpot)}")
+    return ", ".join(parts) or "none"
 
 
 def format_rate(rate: float | None) -> str:

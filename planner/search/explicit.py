@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from planner.cost.memory import tensor_parallel_fault
 from planner.cost.prediction import PlacedStage, ServingPrediction
 from planner.cost.replica import Shortfall
-from planner.engine import check_runnable
+from planner.engine import check_device, check_runnable
 from planner.errors import InfeasibleError, InputError, UnsupportedError
 from planner.plan import Certificate, ServingPlan, certify
+from planner.plan.certificate import ALONE
 from planner.search.problem import ServingProblem
 from planner.search.serving_plan import build_serving_plan
 from planner.units import format_bytes, format_seconds
@@ -45,7 +46,7 @@ def estimate_serving(problem: ServingProblem, replicas: Sequence[Sequence[Placed
             bound=goodput,
             proven=False,
             method="estimate of a given configuration; nothing was searched",
-            family="this configuration alone",
+            family=ALONE,
         )
 
     return build_serving_plan(problem, replicas, certificate)
@@ -82,6 +83,11 @@ def _check(problem: ServingProblem, replicas: Sequence[Sequence[PlacedStage]]) -
             device_types_per_stage=[problem.cluster.device_of(stage.devices[0]).name for stage in stages],
             task="serving",
         )
+        devices = [problem.cluster.device_of(stage.devices[0]) for stage in stages]
+        refusals = [
+            check_device(problem.engine, vendor=d.vendor, compute_capability=d.compute_capability) for d in devices
+        ]
+        reasons += [refusal for refusal in dict.fromkeys(refusals) if refusal]
         if reasons:
             raise UnsupportedError(f"replica {r}: {'; '.join(reasons)}\ntry: --engine generic")
 

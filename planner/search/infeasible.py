@@ -8,7 +8,8 @@ import numpy as np
 
 from planner.cost.memory import serving_activation_bytes, tensor_parallel_fault
 from planner.cost.serving import Demand
-from planner.engine import memory_budget
+from planner.dtypes import DTYPE_BYTES
+from planner.engine import check_device, memory_budget
 from planner.errors import InfeasibleError
 from planner.units import format_bytes, format_seconds
 
@@ -33,6 +34,12 @@ def explain_infeasible(
     kinds, templates
         Its stage kinds, and the templates that were priced; none of which can serve.
     """
+    refusals = [
+        check_device(problem.engine, vendor=c.device.vendor, compute_capability=c.device.compute_capability)
+        for c in problem.cluster.classes
+    ]
+    if all(refusals):
+        return InfeasibleError(f"no GPU of {problem.cluster.name} will do: {refusals[0]}", hint="another engine")
     if not kinds:
         return InfeasibleError(
             f"no tensor-parallel degree of {problem.model.name} fits a node: {tensor_parallel_fault(problem.model, 1)}",
@@ -54,8 +61,8 @@ def explain_infeasible(
         return InfeasibleError(
             f"no replica decodes a token within the TPOT of {format_seconds(slo.tpot)}: the best is"
             f" {format_seconds(float(templates.tpot_B[fastest]))}, {_on(problem, kinds, templates, fastest)}",
-            hint=f"a TPOT of {format_seconds(float(templates.tpot_B[fastest]) * 1.1)} or more, a smaller weight"
-            " format such as --weight-dtype fp8, or faster GPUs",
+            hint=f"a TPOT of {format_seconds(float(templates.tpot_B[fastest]) * 1.1)} or more (for a single request),"
+            f" {_smaller_format(problem)}or faster GPUs",
         )
     quickest = int(np.argmin(np.where(fits, templates.ttft_B, np.inf)))
     if slo.ttft is not None and templates.ttft_B[quickest] > slo.ttft:
@@ -103,10 +110,17 @@ def _memory(problem: ServingProblem) -> InfeasibleError:
         return InfeasibleError(
             f"{text}; all {problem.cluster.num_gpus} GPUs of {problem.cluster.name} together offer"
             f" {format_bytes(offered)}",
-            hint="a smaller weight format such as --weight-dtype fp8, more GPUs, or shorter requests",
+            hint=f"{_smaller_format(problem)}more GPUs, or shorter requests",
         )
     return InfeasibleError(
         f"{text}; no pipeline that was tried divides it over GPUs of {problem.cluster.name} so that every stage fits,"
         f" although together they offer {format_bytes(offered)}",
-        hint="more stages with --max-stages, a smaller weight format such as --weight-dtype fp8, or shorter requests",
+        hint=f"more stages with --max-stages, {_smaller_format(problem)}or shorter requests",
     )
+
+
+def _smaller_format(problem: ServingProblem) -> str:
+    """Name a smaller format for the weights, if there is one that is commonly served."""
+    size = DTYPE_BYTES[problem.model.weight_dtype]
+    smaller = next((name for name in ("fp8", "int4") if DTYPE_BYTES[name] < size), None)
+    return "" if smaller is None else f"a smaller weight format such as --weight-dtype {smaller}, "

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from planner.cost.memory import tensor_parallel_fault
+from planner.engine import check_device
 
 if TYPE_CHECKING:
     from planner.cost._types import Array, BoolArray, IntArray
@@ -82,13 +83,17 @@ class Templates:
 
 def stage_kinds(problem: ServingProblem) -> list[StageKind]:
     """Stage kinds that the model's heads and the nodes allow."""
+    able = [
+        check_device(problem.engine, vendor=c.device.vendor, compute_capability=c.device.compute_capability) is None
+        for c in problem.cluster.classes
+    ]
     largest = max(node_class.gpus_per_node for node_class in problem.cluster.classes)
     legal = [tp for tp in range(1, largest + 1) if tensor_parallel_fault(problem.model, tp) is None]
     return [
         StageKind(c, tp)
         for c, node_class in enumerate(problem.cluster.classes)
         for tp in legal
-        if tp <= node_class.gpus_per_node
+        if able[c] and tp <= node_class.gpus_per_node
     ]
 
 

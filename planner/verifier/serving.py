@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from planner.cost.memory import tensor_parallel_fault
 from planner.cost.prediction import PlacedStage, predict_serving
-from planner.engine import check_runnable, serving_arguments
+from planner.engine import check_device, check_runnable, serving_arguments
 from planner.units import format_bytes
 from planner.verifier.findings import (
     Finding,
@@ -69,6 +69,10 @@ def _structure(replica: Replica, model: ModelSpec, cluster: Cluster, engine: Eng
             continue
         devices = sorted({cluster.device_of(gpu).name for gpu in stage.devices})
         types.append(devices[0])
+        first = cluster.device_of(stage.devices[0])
+        refusal = check_device(engine, vendor=first.vendor, compute_capability=first.compute_capability)
+        if refusal:
+            findings.append(Finding("engine-cannot", where, refusal))
         if len(devices) > 1:
             findings.append(Finding("tp-mixed", where, f"one TP group on different GPUs: {', '.join(devices)}"))
         nodes = sorted({cluster.node_of(gpu) for gpu in stage.devices})

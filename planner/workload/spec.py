@@ -44,7 +44,7 @@ class Slo(BaseModel):
         Longest mean time per output token after the first, in seconds (or text: ``"100 ms"``); None promises
         nothing.
     percentile
-        Fraction of the requests that must meet each promise, strictly between 0 and 1.
+        Fraction of the requests that must meet the TTFT, strictly between 0 and 1; TPOT is held on average.
 
     Examples
     --------

@@ -18,9 +18,12 @@ LICENSED = re.compile(r"Apache-2\.0|\bMIT\b|BSD-3-Clause|CC-BY")
 PROJECTS = (
     "aiconfigurator-core",
     "Azure LLM inference trace 2023",
+    "Calculon",
     "Helix",
     "HexGen",
+    "Megatron-Bridge",
     "Megatron-Core",
+    "Megatron-LM",
     "Sailor",
     "SGLang",
     "TensorRT-LLM",

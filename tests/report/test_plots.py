@@ -238,7 +238,7 @@ def test_text_fits_or_is_left_out() -> None:
 def test_without_matplotlib(function: str, serving: ServingPlan, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("matplotlib", "matplotlib.figure"):
         monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(InputError, match=r"pip install hetplan\[plot\]"):
+    with pytest.raises(InputError, match=r"hetplan\[plot\]"):
         {
             "plot_placement": lambda: plot_placement(serving, CLUSTER),
             "plot_layers": lambda: plot_layers(serving, CLUSTER),

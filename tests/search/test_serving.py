@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cache
 
 import numpy as np
@@ -17,7 +18,7 @@ from planner.plan import ServingPlan, plan_to_json
 from planner.search.problem import Budget, ServingProblem
 from planner.search.serving import search_templates
 from planner.search.template_pricer import TemplatePricer
-from planner.search.templates import enumerate_templates, stage_kinds
+from planner.search.templates import StageKind, enumerate_templates, stage_kinds
 from planner.verifier.serving import check_serving
 from planner.workload import Slo, Workload, fixed_workload, load_trace
 from tests.search.small import small_cluster, tiny_model
@@ -31,13 +32,19 @@ def chat(rate: float | str = "max", ttft: float = 2.0, tpot: float = 0.1) -> Wor
     return fixed_workload(512, 128, rate=rate, slo=Slo(ttft=ttft, tpot=tpot))  # type: ignore[arg-type]
 
 
-def best_over_gpu_vectors(problem: ServingProblem) -> float:
-    """Optimum by dynamic programming over how many GPUs of each class are used, on all templates."""
+def best_over_gpu_vectors(problem: ServingProblem) -> tuple[float, float]:
+    """Optimum of what templates reach, and of what they are bounded by: a program over GPUs used of each class."""
     kinds = stage_kinds(problem)
     uniform = problem.engine.tensor_parallel == "uniform"
     sequences = list(enumerate_templates(problem, kinds, max_stages=8, max_kinds=3, uniform=uniform))
-    rates = TemplatePricer(problem, kinds).price(sequences).rate_B
+    priced = TemplatePricer(problem, kinds).price(sequences)
     room = tuple(c.num_gpus for c in problem.cluster.classes)
+    return _best(kinds, sequences, priced.rate_B, room), _best(kinds, sequences, priced.bound_B, room)
+
+
+def _best(
+    kinds: list[StageKind], sequences: list[tuple[int, ...]], rates: Iterable[float], room: tuple[int, ...]
+) -> float:
     value: dict[tuple[int, ...], float] = {}
     for sequence, rate in zip(sequences, rates, strict=True):
         need = [0] * len(room)
@@ -71,14 +78,15 @@ def test_goodput_equals_an_independent_program_over_gpu_vectors(data: st.DataObj
     model = tiny_model(layers=data.draw(st.sampled_from([6, 24])), hidden=data.draw(st.sampled_from([2048, 4096])))
     engine = load_engine(data.draw(st.sampled_from(["vllm", "sglang"])))
     problem = ServingProblem(model=model, cluster=cluster, engine=engine, workload=chat())
-    expected = best_over_gpu_vectors(problem)
-    if expected == 0:
+    reached, bound = best_over_gpu_vectors(problem)
+    if reached == 0:
         with pytest.raises(InfeasibleError):
             solve(problem)
         return
     plan = solve(problem)
-    assert plan.certificate.value == pytest.approx(expected, rel=3e-6)
-    assert plan.certificate.bound >= expected * (1 - 1e-9)
+    # layers are moved once more after the choice, and real links may be slower than the fastest
+    assert plan.certificate.value >= reached * 0.98
+    assert plan.certificate.bound == pytest.approx(bound, rel=3e-6)
     assert plan.certificate.gap < 0.08
     assert check_serving(plan, model, cluster, engine) == []
 

@@ -1,12 +1,13 @@
-"""Pictures of a plan: where it sits, which layers are where, how full the memory is.
+"""Pictures of a plan: where it sits, which layers are where, how full the memory is; and of predictions.
 
 Every function returns a `matplotlib.figure.Figure` and changes nothing global; save it with ``figure.savefig(path)``,
 or leave it as the last line of a notebook's cell. Colours are told apart by colour-blind readers, and no figure depends
 on colour alone.
 """
 
+from planner.report.plots.accuracy import plot_accuracy
 from planner.report.plots.layers import plot_layers
 from planner.report.plots.memory import plot_memory
 from planner.report.plots.placement import plot_placement
 
-__all__ = ["plot_layers", "plot_memory", "plot_placement"]
+__all__ = ["plot_accuracy", "plot_layers", "plot_memory", "plot_placement"]

@@ -168,7 +168,9 @@ def need_matplotlib() -> None:
     try:
         import matplotlib.figure  # noqa: F401
     except ImportError:
-        raise InputError("pictures need matplotlib, which is not installed", hint="pip install hetplan[plot]") from None
+        raise InputError(
+            "pictures need matplotlib, which is not installed", hint="pip install 'hetplan[plot]', or matplotlib itself"
+        ) from None
 
 
 def new_figure(width: float, height: float) -> Figure:

@@ -1,0 +1,205 @@
+"""What truth files call models, GPUs, formats and loads, and what that is here: ``profiles/truth/*.yaml``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Final, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from planner.cluster import DeviceProfile, load_device
+from planner.cost.closed_loop import LoadPattern
+from planner.dtypes import Dtype
+from planner.errors import InputError
+from planner.model import ModelSpec, load_model, model_from_config
+from planner.profiling.accuracy.records import SkipRowError
+from planner.profiling.accuracy.table import Row
+from planner.resources import read_text, resource_dir
+
+__all__ = ["LoadRule", "device_of", "load_of", "model_of", "truth_dir"]
+
+_STRICT: Final = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+FileT = TypeVar("FileT", bound=BaseModel)
+Scalar = int | float | str
+
+
+class _File(BaseModel):
+    """What every file says of itself."""
+
+    model_config = _STRICT
+
+    name: str
+    source: str
+    kind: Literal["spec", "measured", "fitted", "estimated"]
+    date: str
+
+
+class _ModelAlias(BaseModel):
+    model_config = _STRICT
+
+    names: tuple[str, ...] = Field(min_length=1)
+    model: str | None = None
+    config: dict[str, Any] | None = None
+    own_format: bool = False
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> _ModelAlias:
+        if (self.model is None) == (self.config is None):
+            raise ValueError("give either model or config")
+        return self
+
+
+class _Format(BaseModel):
+    model_config = _STRICT
+
+    weight: Dtype | None = None
+    kv: Dtype | None = None
+
+
+class _Aliases(_File):
+    models: tuple[_ModelAlias, ...]
+    devices: dict[str, str]
+    formats: dict[str, _Format]
+
+
+class LoadRule(BaseModel):
+    """How the load of some rows was made.
+
+    Parameters
+    ----------
+    match
+        Fields of a row (and ``layout``) with the value, or one of the values, that they must have.
+    arrival, synchrony, requests, slot_wait, prompt_wait, stream_interval, offline
+        See `planner.cost.closed_loop.LoadPattern`.
+    length_share
+        Mean length of prompts and answers over the length that the row states.
+    why
+        What this rests on.
+    """
+
+    model_config = _STRICT
+
+    match: dict[str, Scalar | tuple[Scalar, ...]]
+    arrival: Literal["closed", "burst"] = "closed"
+    synchrony: float = Field(default=0.0, ge=0, le=1)
+    requests: int | None = Field(default=None, ge=1)
+    slot_wait: float = Field(default=0.0, ge=0)
+    prompt_wait: float = Field(default=0.0, ge=0)
+    stream_interval: float = Field(default=0.0, ge=0)
+    offline: bool = False
+    length_share: float = Field(default=1.0, gt=0, le=1)
+    why: str
+
+    def fits(self, layout: str, row: Row) -> bool:
+        """Whether a row is of this load."""
+        for name, wanted in self.match.items():
+            found = layout if name == "layout" else row.text(name)
+            if found not in {str(value) for value in (wanted if isinstance(wanted, tuple) else (wanted,))}:
+                return False
+        return True
+
+    @property
+    def pattern(self) -> LoadPattern:
+        """As the cost model takes it."""
+        return LoadPattern(
+            arrival=self.arrival,
+            synchrony=self.synchrony,
+            requests=self.requests,
+            slot_wait=self.slot_wait,
+            prompt_wait=self.prompt_wait,
+            stream_interval=self.stream_interval,
+            offline=self.offline,
+        )
+
+
+class _Loads(_File):
+    rules: tuple[LoadRule, ...]
+
+
+def truth_dir() -> Path:
+    """Folder of the shipped truth files."""
+    return resource_dir("profiles") / "truth"
+
+
+def _read(kind: type[FileT], name: str) -> FileT:
+    path = truth_dir() / name
+    try:
+        return kind.model_validate(yaml.safe_load(read_text(path, "alias")))
+    except (yaml.YAMLError, ValidationError) as error:
+        raise InputError(str(error), where=path) from None
+
+
+@lru_cache(maxsize=1)
+def _aliases() -> _Aliases:
+    return _read(_Aliases, "aliases.yaml")
+
+
+@lru_cache(maxsize=1)
+def _by_name() -> Mapping[str, _ModelAlias]:
+    return {name.lower(): alias for alias in _aliases().models for name in alias.names}
+
+
+@lru_cache(maxsize=1)
+def _rules() -> tuple[LoadRule, ...]:
+    return _read(_Loads, "loads.yaml").rules
+
+
+def load_of(layout: str, row: Row) -> LoadRule:
+    """The rule of ``loads.yaml`` for a row; the last one fits any."""
+    return next(rule for rule in _rules() if rule.fits(layout, row))
+
+
+@lru_cache(maxsize=64)
+def model_of(written: str, precision: str = "") -> ModelSpec:
+    """Model of a name in a truth file, in the formats that its precision stands for.
+
+    Parameters
+    ----------
+    written
+        The name: an alias, or one that ships.
+    precision
+        As the file writes it; "" for the model's own.
+
+    Raises
+    ------
+    SkipRowError
+        If either is unknown.
+
+    Examples
+    --------
+    >>> model = model_of("meta-llama/Llama-3.1-70B", "fp8")
+    >>> model.name, model.weight_dtype, model.kv_dtype
+    ('llama-3.1-70b', 'fp8', 'fp8')
+    """
+    formats = _aliases().formats.get(precision.lower())
+    if formats is None:
+        raise SkipRowError(f"precision {precision!r} is not known")
+    alias = _by_name().get(written.lower())
+    if alias is not None and alias.config is not None:
+        return model_from_config(alias.config, name=alias.names[0], source="profiles/truth/aliases.yaml")
+    try:
+        return load_model(
+            written if alias is None or alias.model is None else alias.model,
+            weight_dtype=None if alias is not None and alias.own_format else formats.weight,
+            kv_dtype=formats.kv,
+        )
+    except InputError:
+        raise SkipRowError(f"model {written!r} does not ship, and no alias names it") from None
+
+
+def device_of(written: str) -> DeviceProfile:
+    """GPU type of a name in a truth file.
+
+    Raises
+    ------
+    SkipRowError
+        If it is unknown.
+    """
+    try:
+        return load_device(_aliases().devices.get(written, written))
+    except InputError:
+        raise SkipRowError(f"GPU {written!r} has no profile") from None
