@@ -15,6 +15,7 @@ from planner.report.terminal import block, data_table, figure_table, heading, pr
 from planner.report.words import (
     billions,
     count_of,
+    format_arguments,
     format_error,
     format_figure,
     format_gpus,
@@ -61,10 +62,23 @@ def serving_report(
     parts += [figure_table(_labels(plan), plan.predicted), provenance_legend(plan.predicted)]
     parts += _shortage(plan)
     used = [gpu for replica in plan.replicas for stage in replica.stages for gpu in stage.devices]
-    parts += [idle_line(cluster, used), Text(), certificate_report(plan.certificate)]
+    parts += [idle_line(cluster, used), Text()]
+    told = _told(plan)
+    if told:
+        parts += [heading(f"What {engine.title} is told"), block(told), Text()]
+    parts.append(certificate_report(plan.certificate))
     if searched is not None:
         parts.append(Text(searched, style="dim"))
     return Group(*parts)
+
+
+def _told(plan: ServingPlan) -> dict[str, str]:
+    """Arguments of each replica, equal ones in one line."""
+    lines: dict[str, list[str]] = {}
+    for replica in plan.replicas:
+        if replica.engine_arguments:
+            lines.setdefault(format_arguments(replica.engine_arguments), []).append(replica.id)
+    return {ids[0] if len(ids) == 1 else f"{ids[0]} to {ids[-1]}": text for text, ids in lines.items()}
 
 
 def model_line(model: ModelSpec) -> str:

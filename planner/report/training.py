@@ -10,7 +10,7 @@ from rich.text import Text
 from planner.report.certificate import certificate_report
 from planner.report.serving import cluster_line, idle_line, model_line
 from planner.report.terminal import block, data_table, figure_table, heading, provenance_legend
-from planner.report.words import format_gpus, format_layers, format_memory, format_types
+from planner.report.words import format_arguments, format_gpus, format_layers, format_memory, format_types
 
 if TYPE_CHECKING:
     from planner.cluster import Cluster
@@ -67,6 +67,8 @@ def training_report(
     parts += [heading(f"Stages ({len(stages)})"), data_table(columns, stages, fold=("GPUs", "type", "shares"))]
     parts += [figure_table(TRAINING_LABELS, plan.predicted), provenance_legend(plan.predicted)]
     parts += [idle_line(cluster, [gpu for stage in plan.stages for gpu in stage.devices]), Text()]
+    if plan.engine_arguments:
+        parts += [heading(f"What {engine.title} is told"), block({"": format_arguments(plan.engine_arguments)}), Text()]
     parts.append(certificate_report(plan.certificate))
     if searched is not None:
         parts.append(Text(searched, style="dim"))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from planner.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from planner.cluster import Cluster, Link
     from planner.plan import Figure
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 __all__ = [
     "billions",
     "count_of",
+    "format_arguments",
     "format_bandwidth",
     "format_error",
     "format_figure",
@@ -206,3 +207,16 @@ def billions(count: float) -> str:
     if count < 1e9:
         return f"{count / 1e6:.0f} M"
     return f"{count / 1e9:.0f} B" if count >= 100e9 else f"{count / 1e9:.1f} B"
+
+
+def format_arguments(arguments: Mapping[str, int | float | str]) -> str:
+    """Write what an engine is told as on a command line: environment variables first.
+
+    Examples
+    --------
+    >>> format_arguments({"--tensor-parallel-size": 4, "--sequence-parallel": "", "VLLM_PP_LAYER_PARTITION": "39,41"})
+    'VLLM_PP_LAYER_PARTITION=39,41 --tensor-parallel-size 4 --sequence-parallel'
+    """
+    variables = [f"{name}={value}" for name, value in arguments.items() if not name.startswith("-")]
+    flags = [name if value == "" else f"{name} {value}" for name, value in arguments.items() if name.startswith("-")]
+    return " ".join((*variables, *flags))

@@ -226,7 +226,7 @@ class _Planner:
                 value=value,
                 bound=min(floor, value),
                 proven=bound is not None and bound.proven and self._complete and value <= floor * (1 + _CLOSED),
-                method=f"{_METHOD}, demand as a constraint",
+                method=f"{_METHOD}, demand as a constraint{self._unpriced()}",
                 family=self._family,
             )
             plan = build_serving_plan(self._problem, self._placed(answer), certificate)
@@ -236,6 +236,11 @@ class _Planner:
             # its real links leave it short of the demand: plan for more
             target *= 1.0 + max(demand / reached - 1.0 if reached else 0.5, 0.005)
         return None
+
+    def _unpriced(self) -> str:
+        """Say why GPUs are counted instead of money."""
+        names = [c.name for c in self._problem.cluster.classes if c.price_per_gpu_hour is None]
+        return f"; GPUs are counted, as {', '.join(names)} has no price_per_hour" if names else ""
 
     def _greatest(self) -> ServingPlan:
         """Plan of greatest goodput; among equals, of least cost."""
