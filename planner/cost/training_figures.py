@@ -82,7 +82,7 @@ def training_figures(
     -------
     dict of Figure
         Costs are left out where a price is not known. ``bubble_fraction`` is the share of GPU time within the
-        pipeline's run in which GPUs wait for work.
+        pipeline's run in which GPUs wait for work; ``memory_peak`` is of the GPU that is fullest for its size.
     """
     error, provenance = _band(priced, hop_S, microbatches, total)
     gpus = [gpu for stage in stages for gpu in stage.devices]
@@ -91,7 +91,7 @@ def training_figures(
     busy = float(microbatches * (gpus_S * work_S).sum() / (gpus_S.sum() * pipeline))
     last = max(priced, key=lambda stage: stage.update)
     tokens = job.global_batch * job.sequence_length
-    tightest = max(priced, key=lambda stage: stage.memory)
+    tightest = max(priced, key=lambda stage: stage.memory / stage.limit)
     price = cluster.price_per_hour(gpus)
 
     def figure(value: float, unit: str) -> Figure:

@@ -5,9 +5,11 @@ and for Adam 12 of optimizer state (fp32 master copy and two moments; 8 for SGD 
 divides the optimizer state over the data-parallel groups.
 
 Activations follow Korthikanti et al. 2023 as `planner.model.LayerTable` states them, without the scores that flash
-attention does not keep. Under 1F1B stage s of S holds ``min(m, S - s)`` microbatches. With full recomputation a layer
-keeps its input only, and the one layer being recomputed keeps all of its activations. The last stage holds the logits
-of one microbatch in fp32. What the engine reserves (CUDA context, NCCL) comes on top.
+attention does not keep; where a GPU cannot run that (`planner.cost.training_attention`) the scores are kept too. Under
+1F1B stage s of S holds ``min(m, S - s)`` microbatches. With full recomputation a layer keeps its input only, with
+selective recomputation all but its scores, and the one layer being recomputed keeps all of its activations. The last
+stage holds the logits of one microbatch in 16 bit and in fp32. What the engine reserves (CUDA context, NCCL) comes on
+top.
 
 Legend: K layer kind, B number of sequences in a microbatch.
 
@@ -27,6 +29,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from planner.cost.memory import embedding_bytes, head_bytes, weight_bytes_L
+from planner.cost.training_attention import score_bytes_K
 from planner.dtypes import DTYPE_BYTES
 from planner.engine import memory_budget
 from planner.model import layer_table
@@ -54,7 +57,8 @@ __all__ = [
 WEIGHT_BYTES: Final = 2.0
 GRADIENT_BYTES: Final = 4.0
 _OPTIMIZER_BYTES: Final = {"adam": 12.0, "sgd": 8.0}
-_LOGIT_BYTES: Final = 4.0
+# As the head writes them, and the copy that the loss works on, whose gradient takes its place.
+_LOGIT_BYTES: Final = 2.0 + 4.0
 
 
 def optimizer_bytes(job: TrainingJob) -> float:
@@ -129,6 +133,7 @@ def activations(
     sequence_length: int,
     recompute: Recompute,
     sequence_parallel: bool,
+    flash_attention: bool = True,
 ) -> Activations:
     """Activations of a microbatch on one GPU of a tensor-parallel group.
 
@@ -142,20 +147,24 @@ def activations(
         Sequences per microbatch, and tokens in each.
     recompute, sequence_parallel
         Of the schedule; without sequence parallelism the group repeats what tensor parallelism does not divide.
+    flash_attention
+        Whether the GPUs have it (`planner.cost.training_attention.has_flash_attention`).
     """
     tokens_B = np.asarray(sequences_B, dtype=float) * sequence_length
     parallel = sequence_parallel and tp > 1
     per_token_L = layer_table(model).activation_bytes_per_gpu_L(tp, sequence_parallel=parallel)
     whole_K = np.array([per_token_L[model.kind_of_layer.index(kind)] for kind in range(len(model.kinds))])
+    scores_K = np.zeros_like(whole_K) if flash_attention else score_bytes_K(model, tp, sequence_length)
     if recompute == "full":
         input_bytes = model.hidden * DTYPE_BYTES[model.dtype] / (tp if parallel else 1)
-        saved_K = np.full_like(whole_K, input_bytes)
-        working_B = whole_K.max() * tokens_B
+        saved_K, working_K = np.full_like(whole_K, input_bytes), whole_K + scores_K
+    elif recompute == "selective":
+        saved_K, working_K = whole_K, scores_K
     else:
-        saved_K, working_B = whole_K, np.zeros_like(tokens_B)
+        saved_K, working_K = whole_K + scores_K, np.zeros_like(whole_K)
     return Activations(
         saved_KB=saved_K[:, None] * tokens_B,
-        working_B=working_B,
+        working_B=working_K.max() * tokens_B,
         logits_B=_LOGIT_BYTES * (model.vocab / tp) * tokens_B,
     )
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from planner.cost.device import DeviceOperators
 from planner.cost.network import Collective
+from planner.cost.training_attention import has_flash_attention
 from planner.cost.training_links import Groups, tensor_parallel_collective
 from planner.cost.training_memory import (
     GRADIENT_BYTES,
@@ -164,7 +165,7 @@ class PricedStage:
     def worse_of(self, other: PricedStage) -> PricedStage:
         """The slower of two replicas, with the tighter memory and the longer update of both."""
         slow = other if other.seconds > self.seconds else self
-        tight = other if other.memory - other.limit > self.memory - self.limit else self
+        tight = other if other.memory / other.limit > self.memory / self.limit else self
         late = other if other.update > self.update else self
         return replace(
             slow,
@@ -212,20 +213,20 @@ def price_stage(
     parameters += end_parameters(model, stage.tp, first=first, last=last)
     sizes = sorted(set(stage.microbatch_shares))
     sequences_B = np.array(sizes, dtype=float)
-    held = activations(
-        model,
-        stage.tp,
-        sequences_B=sequences_B,
-        sequence_length=job.sequence_length,
-        recompute=schedule.recompute,
-        sequence_parallel=schedule.sequence_parallel,
-    )
     in_flight = min(schedule.microbatches, stages - position)
-    held_B = in_flight * (kinds_K @ held.saved_KB) + held.working_B + (held.logits_B if last else 0.0)
-
     priced: dict[tuple[object, ...], PricedStage] = {}
     for key, group, share in _distinct(cluster, dp_groups(stage), stage.microbatch_shares):
         device = cluster.device_of(group[0])
+        held = activations(
+            model,
+            stage.tp,
+            sequences_B=sequences_B,
+            sequence_length=job.sequence_length,
+            recompute=schedule.recompute,
+            sequence_parallel=schedule.sequence_parallel,
+            flash_attention=has_flash_attention(device),
+        )
+        held_B = in_flight * (kinds_K @ held.saved_KB) + held.working_B + (held.logits_B if last else 0.0)
         if (*key, *sizes) not in known:
             known[(*key, *sizes)] = stage_work(
                 model,

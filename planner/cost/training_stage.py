@@ -5,12 +5,15 @@ backward pass repeats each part a fixed number of times:
 
 * matrix products twice: one for the gradient of the input, one for that of the weights;
 * norms, activations and residuals twice, by their traffic;
-* attention 2.5 times: flash attention recomputes the scores that it did not keep (five products against two);
+* attention 2.5 times: flash attention recomputes the scores that it did not keep (five products against two). Where
+  a GPU has none (`planner.cost.training_attention`), each pass multiplies the whole square instead of the causal half
+  and moves the scores through memory, and the backward pass repeats the forward pass twice: an estimate;
 * tensor-parallel collectives once: the all-reduces of the forward pass have their conjugates. With sequence
-  parallelism each all-reduce becomes an all-gather and a reduce-scatter, which move the same bytes.
+  parallelism each all-reduce becomes an all-gather and a reduce-scatter, which move the same bytes. The embedding's
+  all-reduce comes in the forward pass, that of the head in the backward pass.
 
-Recomputation ``full`` adds one forward pass of the layers. ``selective`` recomputes attention scores, which flash
-attention never keeps: it costs nothing and saves nothing here, and is priced like ``none``.
+Recomputation ``full`` adds one forward pass of the layers, ``selective`` one of attention; flash attention keeps no
+scores, so that there it costs time and saves nothing.
 
 Legend: P part of a layer (see `planner.cost.layer.PARTS`), K layer kind, B number of sequences in a microbatch.
 
@@ -31,7 +34,9 @@ import numpy as np
 from planner.cost.device import DeviceOperators
 from planner.cost.layer import PARTS, LayerPricer, Load
 from planner.cost.network import Collective
+from planner.cost.training_attention import SCORE_TRAFFIC, has_flash_attention
 from planner.dtypes import DTYPE_BYTES, Dtype
+from planner.plan.figure import weakest
 
 if TYPE_CHECKING:
     from planner.cluster import DeviceProfile
@@ -52,6 +57,9 @@ _BACKWARD: Final = {
     "elementwise": 2.0,
     "all_reduce": 1.0,
 }
+
+# The same for attention that keeps its scores: four products against two.
+_UNFUSED_BACKWARD: Final = 2.0
 
 # Bytes moved per logit by the loss: written in 16 bit, read and written as fp32 for softmax and its gradient.
 _LOSS_FORWARD, _LOSS_BACKWARD = 12.0, 6.0
@@ -153,35 +161,47 @@ def stage_work(
     """
     tokens = np.asarray(sequences_B, dtype=float) * sequence_length
     nothing = np.zeros_like(tokens)
+    flash = has_flash_attention(device)
     load = Load(
         decode=nothing,
         decode_context=nothing,
         prefill=tokens,
-        prefill_context=np.full_like(tokens, sequence_length / 2),
+        prefill_context=np.full_like(tokens, sequence_length / 2 if flash else sequence_length),
     )
-    pricer = LayerPricer(model, device, collective)
+    pricer, operators = LayerPricer(model, device, collective), DeviceOperators(device)
     forward_PKB = pricer.parts_PKB(load)
-    tp = collective.size
+    tp, attention = collective.size, PARTS.index("prefill_attention")
+    if not flash:
+        scores_KB = np.array([kind.attention.heads / tp for kind in model.kinds])[:, None] * tokens * sequence_length
+        forward_PKB[attention] += operators.elementwise(SCORE_TRAFFIC * scores_KB)
     if sequence_parallel and tp > 1:
         part = PARTS.index("elementwise")
         forward_PKB[part] = LayerPricer(model, device, _ALONE).parts_PKB(load)[part] / tp
     passes_P = np.array([_BACKWARD[part] for part in PARTS])
+    if not flash:
+        passes_P[attention] = _UNFUSED_BACKWARD
     again = 1.0 if recompute == "full" else 0.0
-    backward_PKB = forward_PKB * (passes_P + again)[:, None, None]
+    passes_P += again
+    if recompute == "selective":
+        passes_P[attention] += 1.0
+    backward_PKB = forward_PKB * passes_P[:, None, None]
 
-    operators = DeviceOperators(device)
     logits = tokens * (model.vocab / tp)
     head = pricer.head_time_B(tokens)
+    message = tokens * model.hidden * DTYPE_BYTES[model.dtype]
     bands = [pricer.band(part) for part in PARTS]
+    if not flash:
+        error, provenance = bands[attention]
+        bands[attention] = error, weakest(provenance, "spec")  # no such kernel was measured
     launch = engine.overhead.layer.value
     return StageWork(
         forward_PKB=forward_PKB,
         backward_PKB=backward_PKB,
         overhead=(launch, launch * (2.0 + again)),
         first_forward_B=pricer.embedding_time_B(tokens),
-        first_backward_B=operators.elementwise(2.0 * tokens * model.hidden * DTYPE_BYTES[model.dtype]),
+        first_backward_B=operators.elementwise(2.0 * message),
         last_forward_B=head + operators.elementwise(_LOSS_FORWARD * logits),
-        last_backward_B=2.0 * head + operators.elementwise(_LOSS_BACKWARD * logits),
+        last_backward_B=2.0 * head + operators.elementwise(_LOSS_BACKWARD * logits) + collective.all_reduce(message),
         error_P=tuple(error for error, _ in bands),
         provenance_P=tuple(provenance for _, provenance in bands),
     )

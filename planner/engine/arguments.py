@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 from planner.engine.capabilities import default_split
 from planner.errors import InputError, UnsupportedError
@@ -23,6 +23,10 @@ _MEGATRON: Final = {
     "micro_batch": "--micro-batch-size",
     "global_batch": "--global-batch-size",
     "sequence_length": "--seq-length",
+    "positions": "--max-position-embeddings",
+    "bf16": "--bf16",
+    "fp16": "--fp16",
+    "fp32_gradients": "--accumulate-allreduce-grads-in-fp32",
     "recompute_method": "--recompute-method",
     "recompute_layers": "--recompute-num-layers",
     "distributed_optimizer": "--use-distributed-optimizer",
@@ -80,18 +84,40 @@ def training_arguments(
     microbatch_size: int,
     global_batch: int,
     sequence_length: int,
+    max_context: int,
+    precision: Literal["bf16", "fp16"],
     sequence_parallel: bool,
     recompute: str,
     zero_stage: int,
 ) -> Arguments:
-    """Arguments of a training job; an empty value is a flag that takes none. Without names nothing is told."""
+    """Arguments of a training job; an empty value is a flag that takes none. Without names nothing is told.
+
+    Parameters
+    ----------
+    engine
+        Names them.
+    tp_per_stage, layers_per_stage
+        TP and number of layers of each stage.
+    microbatch_size, global_batch, sequence_length, zero_stage
+        The batch: sequences per microbatch and per iteration, and tokens of one.
+    max_context
+        Positions that the model was made for; longer sequences need as many as they have tokens.
+    precision
+        Format to compute in. Gradients are added up in fp32: Megatron-Core does so by itself for bf16 only.
+    sequence_parallel, recompute
+        Of the schedule.
+    """
     values: Arguments = {
         "tensor_parallel": _one_or_all(tp_per_stage),
         "pipeline_parallel": len(tp_per_stage),
         "micro_batch": microbatch_size,
         "global_batch": global_batch,
         "sequence_length": sequence_length,
+        "positions": max(max_context, sequence_length),
+        precision: "",
     }
+    if precision == "fp16":
+        values["fp32_gradients"] = ""
     if len(tp_per_stage) > 1:
         values["layer_split"] = megatron_layout(layers_per_stage)
     if sequence_parallel:

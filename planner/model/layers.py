@@ -47,6 +47,8 @@ class LayerTable:
         Bytes per token that training keeps of a layer without recomputation on one device.
     activation_whole_L
         The part of it that tensor parallelism does not divide.
+    activation_expert_L
+        The part of it that sequence parallelism does not divide either: tokens as the experts take them in.
     kv_heads_L
         Heads that tensor parallelism can divide the cache by; 1 for a latent.
     embedding_bytes
@@ -69,7 +71,9 @@ class LayerTable:
         e·(2h norm inputs + h input of qkv + q + k + v + a + c·h input of the feed-forward + g·f)
 
     g is 3 with a gate (gate, up, and their product), else 2; c is 1, and with experts 1 + top_k for the
-    copies that are sent to them; a latent attention also keeps its latents. Layers without a gate (GPT, OPT)
+    copies that are sent to them; a latent attention also keeps its latents. Those copies stay whole under
+    sequence parallelism: a dispatcher that gathers tokens, Megatron-Core's default, brings the tokens of the
+    whole group to each of its GPUs, which holds a slice of every expert. Layers without a gate (GPT, OPT)
     are trained with dropout and keep two masks of ``h`` bytes. With k = v = q = a = h and f = 4h at 16 bit
     this is the paper's 34h.
 
@@ -87,6 +91,7 @@ class LayerTable:
     flops_per_token_L: NDArray[np.float64]
     activation_bytes_L: NDArray[np.float64]
     activation_whole_L: NDArray[np.float64]
+    activation_expert_L: NDArray[np.float64]
     kv_heads_L: NDArray[np.int64]
     embedding_bytes: float
     head_bytes: float
@@ -118,10 +123,11 @@ class LayerTable:
         tp
             Size of the group.
         sequence_parallel
-            Divide the norms and dropout as well (Korthikanti et al. 2023, equations 2 and 4).
+            Divide the norms and dropout as well (Korthikanti et al. 2023, equations 2 and 4), but not what
+            experts take in.
         """
         if sequence_parallel:
-            return self.activation_bytes_L / _checked(tp)
+            return self.activation_expert_L + (self.activation_bytes_L - self.activation_expert_L) / _checked(tp)
         return self.activation_whole_L + (self.activation_bytes_L - self.activation_whole_L) / _checked(tp)
 
     def ends_bytes(self, *, first: bool, last: bool) -> float:
@@ -171,6 +177,7 @@ def layer_table(model: ModelSpec) -> LayerTable:
         flops_per_token_L=real([2.0 * sum(g.top_k * g.n * g.k for g in kind.gemms) for kind in kinds]),
         activation_bytes_L=real([total for total, _ in activations]),
         activation_whole_L=real([part for _, part in activations]),
+        activation_expert_L=real([number * kind.top_k * model.hidden for kind in kinds]),
         kv_heads_L=whole([kind.attention.kv_heads for kind in kinds]),
         embedding_bytes=matrix + norm - final_norm,
         head_bytes=matrix + final_norm,

@@ -7,9 +7,10 @@ A plan is a pipeline whose stages are laid out class by class. The search enumer
 * the tensor-parallel degree, a power of two that divides a node: one for all stages, or one per class where the
   engine can;
 * the data-parallel degree and the microbatch size, divisors of the batch;
-* how many stages each class holds, and full recomputation or none;
+* how many stages each class holds, and full recomputation or none, or selective where flash attention is missing;
 
-and splits the layers of each candidate exactly (`planner.partition`). Best first: every candidate has a bound in
+and splits the layers of each candidate exactly (`planner.partition`), unless its GPUs together cannot even hold
+weights, gradients and optimizer state. Best first: every candidate has a bound in
 closed form (`planner.search.training_candidates`), candidates are split in order of their bounds, and the search ends
 when the next bound reaches the best plan's time. Nothing is lost by that, so the certificate is exact for the family.
 Links are those of the placement (`planner.search.training_layout`), which does not depend on how layers are cut.
@@ -32,13 +33,13 @@ import numpy as np
 
 from planner.cost.training_figures import model_flops, peak_flops
 from planner.engine import check_runnable
-from planner.errors import SolverError, TimeLimitError, UnsupportedError
+from planner.errors import InputError, SolverError, TimeLimitError, UnsupportedError
 from planner.plan import Certificate, Schedule, TrainingPlan, certify
 from planner.search.problem import Budget, SearchResult, TrainingProblem
-from planner.search.stage_classes import RECOMPUTE, StageClasses
+from planner.search.stage_classes import StageClasses
 from planner.search.training_batch import make_batch, split_layers
 from planner.search.training_candidates import MAX_NODE_CLASSES, Candidates, Family, families
-from planner.search.training_infeasible import no_plan
+from planner.search.training_infeasible import misfit, no_plan
 from planner.search.training_layout import Run, place_stages
 from planner.search.training_plan import build_training_plan
 
@@ -123,40 +124,49 @@ def search_metis(problem: TrainingProblem, budget: Budget, /) -> SearchResult[Tr
 
     Raises
     ------
+    InputError
+        If a pipeline may have less than one stage.
     UnsupportedError
         If the engine does not train.
     InfeasibleError
         If nothing fits; names the stage that comes closest.
     TimeLimitError
-        If the time limit passed without a plan.
+        If the time limit passed without a plan; where the closest stage does not fit either, with its numbers.
     """
     started = time.monotonic()
     engine, job = problem.engine, problem.job
     if "training" not in engine.tasks:
         raise UnsupportedError(f"{engine.title} is offered for {' and '.join(engine.tasks)}, not for training")
+    if problem.max_stages is not None and problem.max_stages < 1:
+        raise InputError(f"is {problem.max_stages}", field="max_stages", expected="a whole number >= 1")
     most = min(problem.max_stages or MAX_STAGES, problem.model.num_layers, problem.cluster.num_gpus)
     most = min(most, engine.max_pipeline or most) if engine.pipeline else 1
     sizes = tuple(b for b in range(1, min(MAX_MICROBATCH, job.global_batch) + 1) if job.global_batch % b == 0)
     stages = StageClasses(problem, sizes, most)
     known: list[tuple[Array, Family]] = []
+    too_large: list[Family] = []
     unranked = False
     ranking_ends = budget.remaining() * (1 - _RANKING)
     for family in families(stages):
         unranked = budget.remaining() <= ranking_ends
         if unranked:
             break
-        known.append((family.optimistic_RM(stages), family))
+        if family.may_hold(stages):
+            known.append((family.optimistic_RM(stages), family))
+        else:
+            too_large.append(family)
     known.sort(key=lambda pair: float(pair[0].min()))
     search = _Search(stages)
     unexplored = _explore(search, known, budget)
     if unranked:  # families that were not even looked at cannot beat all GPUs at their peak
         unexplored = min(unexplored, model_flops(stages.model, job) / peak_flops(stages.model, problem.cluster))
     if search.best is None:
+        tried = [*(family for _, family in known), *too_large]
         if unexplored < math.inf:
-            raise TimeLimitError(
-                f"no plan within {budget.time_limit:g} s; {search.counts['candidates']} candidates looked at"
-            )
-        raise no_plan(stages, [family for _, family in known])
+            text = f"no plan within {budget.time_limit:g} s; {search.counts['candidates']} candidates looked at"
+            closest = misfit(stages, tried)
+            raise TimeLimitError(text if closest is None else f"{text}; of those, even the closest: {closest}")
+        raise no_plan(stages, tried)
     plan = _plan(search, min(unexplored, search.open_bound), closed=unexplored == math.inf)
     return SearchResult(plan=plan, seconds=time.monotonic() - started, counts=search.counts)
 
@@ -232,8 +242,8 @@ def _plan(search: _Search, bound: float, *, closed: bool) -> TrainingPlan:
     schedule = Schedule(
         microbatch_size=size,
         microbatches=problem.job.global_batch // (dp * size),
-        recompute=RECOMPUTE[int(one.recompute_B[0])],
-        sequence_parallel=stages.sequence_parallel and any(stage.tp > 1 for stage in placed),
+        recompute=stages.recomputes[int(one.recompute_B[0])],
+        sequence_parallel=any(stages.classes[j].sequence_parallel for j in kinds),
     )
 
     def certificate(prediction: TrainingPrediction) -> Certificate:
@@ -262,10 +272,11 @@ def _family_in_words(stages: StageClasses) -> str:
     degree = (
         "one tensor-parallel degree" if engine.tensor_parallel == "uniform" else "a tensor-parallel degree per class"
     )
+    recomputes = "any recomputation" if "selective" in stages.recomputes else "full recomputation or none"
     return (
         f"1F1B pipelines of at most {stages.max_stages} stages over any subset and order of up to {together} node"
         f" classes, stages of a class consecutive and placed node by node; {degree}, a power of two within a node; any"
         f" data-parallel degree and microbatch size up to {max(stages.sizes)} that divide the batch; any contiguous"
-        " split of the layers; full recomputation or none; sequence parallelism with tensor parallelism;"
+        f" split of the layers; {recomputes}; sequence parallelism where tensor parallelism divides the sequences;"
         f" ZeRO {stages.problem.job.zero_stage}"
     )

@@ -1,15 +1,20 @@
 """Every kind of stage that a training search may use, priced once: node class with tensor-parallel degree.
 
+Sequence parallelism is never slower and never larger, so that a pipeline has it wherever all of its tensor-parallel
+degrees divide its sequences: the kinds of a pipeline have it or not, all together (`StageClasses.joinable`). Those
+without tensor parallelism go with either.
+
 A kind's compute, memory and updates follow from a few numbers per microbatch size and recomputation; what depends on
 the GPUs a stage really gets, hops and gradient rings, follows from its position on its class. Both are looked up
 while millions of candidates are priced.
 
-Legend: J kind of stage, D data-parallel degree, R recomputation (none, full), M microbatch size, K layer kind of the
-model, P position of a stage among those of its kind, N number of them.
+Legend: J kind of stage, D data-parallel degree, R recomputation, M microbatch size, K layer kind of the model, P
+position of a stage among those of its kind, N number of them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -17,6 +22,7 @@ import numpy as np
 
 from planner.cost.memory import tensor_parallel_fault
 from planner.cost.training import boundary_bytes, tied_exchange
+from planner.cost.training_attention import has_flash_attention, sequence_parallel_fault
 from planner.cost.training_links import Groups, gradient_rings, hop_terms, tensor_parallel_collective
 from planner.cost.training_memory import activations, end_parameters, layer_parameters_K, memory_limit, state_bytes
 from planner.cost.training_replica import update_terms
@@ -27,10 +33,11 @@ if TYPE_CHECKING:
     from planner.cost._types import Array
     from planner.search.problem import TrainingProblem
 
-__all__ = ["RECOMPUTE", "StageClass", "StageClasses"]
+__all__ = ["StageClass", "StageClasses"]
 
-# "selective" recomputes what flash attention does not keep: the same plan as "none" under another name.
-RECOMPUTE: Final[tuple[Recompute, ...]] = ("none", "full")
+# "selective" recomputes what flash attention does not keep: nothing but a slower "none" where every GPU has it.
+_WITH_FLASH: Final[tuple[Recompute, ...]] = ("none", "full")
+_WITHOUT_FLASH: Final[tuple[Recompute, ...]] = ("none", "selective", "full")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -39,8 +46,10 @@ class StageClass:
 
     Parameters
     ----------
-    node_class, tp
-        Position of the node class in the cluster, and tensor-parallel degree.
+    node_class, tp, sequence_parallel
+        Position of the node class in the cluster, tensor-parallel degree, and whether it divides sequences too.
+    flash_attention
+        Whether its GPUs have it.
     groups
         Tensor-parallel groups that the class offers, in the order in which stages take them.
     layer_RMK, first_M, last_M
@@ -55,6 +64,8 @@ class StageClass:
 
     node_class: int
     tp: int
+    sequence_parallel: bool
+    flash_attention: bool
     groups: tuple[tuple[str, ...], ...]
     layer_RMK: Array
     first_M: Array
@@ -85,23 +96,31 @@ class StageClasses:
     ----------
     classes
         The kinds.
+    recomputes
+        Ways to recompute that may pay.
     degrees
         Data-parallel degrees: divisors of the batch.
     microbatches_DM
         Microbatches per iteration; 0 where the batch does not divide.
     state_D
         Bytes per parameter of weight, gradient and optimizer.
+    room_DJ
+        Share of the model that a stage has room for, at most: layers only, and no activations.
     """
 
     def __init__(self, problem: TrainingProblem, sizes: tuple[int, ...], max_stages: int) -> None:
         self.problem, self.sizes, self.max_stages = problem, sizes, max_stages
         self.model = mixed_precision(problem.model)
         self.sequence_M = np.array(sizes, dtype=float)
-        pairs = [(c, tp) for c in range(len(problem.cluster.classes)) for tp in self._degrees(c)]
-        widest = max((tp for _, tp in pairs), default=1)
-        # divides norms and residuals too: never slower and never larger, where the tokens of a sequence divide
-        self.sequence_parallel = problem.job.sequence_length % widest == 0
-        self.classes = tuple(self._price(node_class, tp) for node_class, tp in pairs)
+        devices = [one.device for one in problem.cluster.classes]
+        self.recomputes = _WITH_FLASH if all(map(has_flash_attention, devices)) else _WITHOUT_FLASH
+        pairs = [(c, tp) for c in range(len(devices)) for tp in self._degrees(c)]
+        undivided = any(not self._divides(tp) for _, tp in pairs)
+        self.classes = tuple(
+            self._price(node_class, tp, parallel)
+            for node_class, tp in pairs
+            for parallel in self._sequence_parallel(tp, undivided=undivided)
+        )
         batch, most = problem.job.global_batch, max((len(one.groups) for one in self.classes), default=0)
         self.degrees = tuple(d for d in range(1, most + 1) if batch % d == 0)
         D, J, P = len(self.degrees), len(self.classes), max_stages
@@ -109,6 +128,7 @@ class StageClasses:
             [[batch // (d * b) if batch % (d * b) == 0 else 0 for b in sizes] for d in self.degrees], dtype=np.int64
         ).reshape(D, len(sizes))
         self.state_D = np.array([state_bytes(problem.job, d) for d in self.degrees])
+        self.room_DJ = self._room_DJ()
         self.hop_DJJPM = np.zeros((D, J, J, P, len(sizes)))
         self.update_fixed_DJNP, self.update_slope_DJNP = np.zeros((D, J, P + 1, P)), np.zeros((D, J, P + 1, P))
         self.least_update_DJN = np.zeros((2, D, J, P + 1))
@@ -121,7 +141,37 @@ class StageClasses:
         degrees = [2**exponent for exponent in range(size.bit_length()) if size % 2**exponent == 0]
         return [tp for tp in degrees if tensor_parallel_fault(self.problem.model, tp) is None]
 
-    def _price(self, node_class: int, tp: int) -> StageClass:
+    def _divides(self, tp: int) -> bool:
+        return self.problem.job.sequence_length % tp == 0
+
+    def _sequence_parallel(self, tp: int, *, undivided: bool) -> list[bool]:
+        """With sequence parallelism where that is possible; without where it, or that of another kind, is not."""
+        problem = self.problem
+        if tp == 1:
+            return [False]
+        mixed = undivided and problem.engine.tensor_parallel != "uniform"
+        choices = [True] * self._divides(tp) + [False] * (mixed or not self._divides(tp))
+        model, engine = problem.model, problem.engine
+        return [p for p in choices if sequence_parallel_fault(model, engine, tp, sequence_parallel=p) is None]
+
+    def joinable(self, kinds: Sequence[int]) -> bool:
+        """Whether kinds may be in one pipeline: all with sequence parallelism if that is possible, else none."""
+        split = [self.classes[j] for j in kinds if self.classes[j].tp > 1]
+        possible = all(self._divides(one.tp) for one in split)
+        return all(one.sequence_parallel == possible for one in split)
+
+    def _room_DJ(self) -> Array:
+        """Room of a stage over what it would take to hold all layers, in a unit that all kinds count alike."""
+        count_K = np.bincount(np.asarray(self.model.kind_of_layer), minlength=len(self.model.kinds))
+        room_DJ = np.zeros((len(self.degrees), len(self.classes)))
+        for j, one in enumerate(self.classes):
+            unit_K = self.classes[0].parameters_K
+            whole = float((one.parameters_K / unit_K).min() * (unit_K @ count_K))
+            room = one.limit - self.problem.engine.reserved_memory.value
+            room_DJ[:, j] = max(room, 0.0) / (self.state_D * whole)
+        return room_DJ
+
+    def _price(self, node_class: int, tp: int, sequence_parallel: bool) -> StageClass:
         problem, model = self.problem, self.model
         device = problem.cluster.classes[node_class].device
         groups = class_groups(problem.cluster, node_class, tp)
@@ -136,9 +186,9 @@ class StageClasses:
                 sequences_B=self.sequence_M,
                 sequence_length=length,
                 recompute=recompute,
-                sequence_parallel=self.sequence_parallel,
+                sequence_parallel=sequence_parallel,
             )
-            for recompute in RECOMPUTE
+            for recompute in self.recomputes
         ]
         held = [
             activations(
@@ -147,13 +197,16 @@ class StageClasses:
                 sequences_B=self.sequence_M,
                 sequence_length=length,
                 recompute=recompute,
-                sequence_parallel=self.sequence_parallel,
+                sequence_parallel=sequence_parallel,
+                flash_attention=has_flash_attention(device),
             )
-            for recompute in RECOMPUTE
+            for recompute in self.recomputes
         ]
         return StageClass(
             node_class=node_class,
             tp=tp,
+            sequence_parallel=sequence_parallel,
+            flash_attention=has_flash_attention(device),
             groups=tuple(groups),
             layer_RMK=np.stack([work.layer_KB.T for work in works]),
             first_M=works[0].first_B,
@@ -196,6 +249,7 @@ class StageClasses:
         if (d, j, to_j) not in self._filled:
             self._filled.add((d, j, to_j))
             dp = self.degrees[d]
+            parallel = self.classes[j].sequence_parallel or self.classes[to_j].sequence_parallel
             size_M = boundary_bytes(self.model, self.problem.job) * self.sequence_M
             for p in range(self.most_stages(j, d) - (j == to_j)):
                 terms = hop_terms(
@@ -203,7 +257,7 @@ class StageClasses:
                     self.stage_groups(j, dp, p),
                     self.stage_groups(to_j, dp, p + 1 if j == to_j else 0),
                     (1,) * dp,
-                    sequence_parallel=self.sequence_parallel,
+                    sequence_parallel=parallel,
                 )
                 row[p] = 2.0 * terms.seconds(size_M)
         return row

@@ -48,7 +48,7 @@ class Candidates:
     kind_BJ, count_BJ
         Kinds of stage in pipeline order, and stages of each; -1 and 0 beyond the last.
     degree_B, recompute_B, size_B
-        Positions in `StageClasses.degrees`, in `RECOMPUTE`, and among the microbatch sizes.
+        Positions in `StageClasses.degrees`, in `StageClasses.recomputes`, and among the microbatch sizes.
     bound_B, update_bound_B
         Seconds that the iteration, and its updates alone, cannot undercut.
     """
@@ -99,7 +99,19 @@ class Family:
             sum_RM = sum_RM + hop_M
         m_M = stages.microbatches_DM[self.degree]
         bound_RM = (m_M - 1) * slowest_RM + np.maximum(sum_RM, slowest_RM)
+        if all(stages.classes[j].flash_attention for j in self.kinds):  # selective recomputation saves nothing
+            bound_RM[[recompute == "selective" for recompute in stages.recomputes]] = np.inf
         return np.where(m_M > 0, bound_RM, np.inf)
+
+    def may_hold(self, stages: StageClasses) -> bool:
+        """Whether its GPUs have room for weights, gradients and optimizer state of all layers."""
+        left, room = stages.max_stages, 0.0
+        for share, most in sorted(
+            ((stages.room_DJ[self.degree, j], stages.most_stages(j, self.degree)) for j in self.kinds), reverse=True
+        ):
+            room += float(share) * min(most, left)
+            left -= min(most, left)
+        return room >= 1.0 - 1e-9
 
     def counts_CJ(self, stages: StageClasses) -> IntArray:
         """Every way to give each kind at least one stage, in lexicographic order."""
@@ -258,6 +270,8 @@ def families(stages: StageClasses) -> Iterator[Family]:
                 continue
             for kinds in product(*(by_class[node_class] for node_class in order)):
                 if engine.tensor_parallel == "uniform" and len({stages.classes[j].tp for j in kinds}) > 1:
+                    continue
+                if not stages.joinable(kinds):
                     continue
                 for degree in range(len(stages.degrees)):
                     if all(stages.most_stages(j, degree) for j in kinds):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from planner.cost.training import predict_training
+from planner.cost.training_attention import training_precision
 from planner.engine import training_arguments
 from planner.plan import (
     Certificate,
@@ -78,6 +79,8 @@ def build_training_plan(
             microbatch_size=schedule.microbatch_size,
             global_batch=problem.job.global_batch,
             sequence_length=problem.job.sequence_length,
+            max_context=model.max_context,
+            precision=training_precision(cluster, [gpu for stage in stages for gpu in stage.devices]),
             sequence_parallel=schedule.sequence_parallel,
             recompute=schedule.recompute,
             zero_stage=problem.job.zero_stage,

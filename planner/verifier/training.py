@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from planner.cost.memory import tensor_parallel_fault
 from planner.cost.training import predict_training
+from planner.cost.training_attention import sequence_parallel_fault, training_precision
 from planner.cost.training_replica import dp_groups
 from planner.engine import check_runnable, training_arguments
 from planner.units import format_bytes
@@ -19,6 +20,8 @@ from planner.verifier.findings import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from planner.cluster import Cluster
     from planner.engine import EngineProfile
     from planner.model import ModelSpec
@@ -44,10 +47,12 @@ def check_training(plan: TrainingPlan, model: ModelSpec, cluster: Cluster, engin
     for s, stage in enumerate(plan.stages):
         findings += _stage(f"stage {s}", stage, plan, model, cluster, known)
     findings += _devices_once(plan)
-    findings += _batch(plan)
+    findings += _batch(plan, engine)
+    if plan.schedule.sequence_parallel and all(stage.tp == 1 for stage in plan.stages):
+        findings.append(Finding("sequence-parallel", "pipeline", "sequence parallelism without tensor parallelism"))
     if findings:
         return findings
-    return _engine(plan, cluster, engine) + _figures(plan, model, cluster, engine)
+    return _engine(plan, model, cluster, engine) + _figures(plan, model, cluster, engine)
 
 
 def _stage(
@@ -93,8 +98,8 @@ def _devices_once(plan: TrainingPlan) -> list[Finding]:
     return findings
 
 
-def _batch(plan: TrainingPlan) -> list[Finding]:
-    """Every stage takes whole microbatches, and those add up to the batch."""
+def _batch(plan: TrainingPlan, engine: EngineProfile) -> list[Finding]:
+    """Every stage takes whole microbatches, each group as many sequences as it passes on, and they fill the batch."""
     findings = []
     size, count = plan.schedule.microbatch_size, plan.schedule.microbatches
     batch = plan.inputs.job.global_batch
@@ -117,15 +122,37 @@ def _batch(plan: TrainingPlan) -> list[Finding]:
                     f"{stage.dp} groups share {sum(stage.microbatch_shares)} sequences; microbatches are {size} each",
                 )
             )
+        elif engine.arguments and len(set(stage.microbatch_shares)) > 1:
+            findings.append(
+                Finding(
+                    "shares",
+                    f"stage {s}",
+                    f"{engine.title} has one microbatch size for all groups; these take"
+                    f" {_listed(stage.microbatch_shares)} sequences",
+                )
+            )
     dps = [stage.dp for stage in plan.stages]
     if len(set(dps)) > 1:
-        findings.append(
-            Finding("dp-differs", "pipeline", f"stages with DP {', '.join(map(str, dps))} cannot be joined")
+        findings.append(Finding("dp-differs", "pipeline", f"stages with DP {_listed(dps)} cannot be joined"))
+    if findings:
+        return findings
+    first = plan.stages[0].microbatch_shares
+    return [
+        Finding(
+            "shares",
+            f"stage {s}",
+            f"groups take {_listed(stage.microbatch_shares)} sequences; those of stage 0 {_listed(first)}",
         )
-    return findings
+        for s, stage in enumerate(plan.stages)
+        if stage.microbatch_shares != first
+    ]
 
 
-def _engine(plan: TrainingPlan, cluster: Cluster, engine: EngineProfile) -> list[Finding]:
+def _listed(values: Sequence[int]) -> str:
+    return ", ".join(map(str, values))
+
+
+def _engine(plan: TrainingPlan, model: ModelSpec, cluster: Cluster, engine: EngineProfile) -> list[Finding]:
     types = ["+".join(sorted({cluster.device_of(gpu).name for gpu in stage.devices})) for stage in plan.stages]
     reasons = check_runnable(
         engine,
@@ -135,6 +162,9 @@ def _engine(plan: TrainingPlan, cluster: Cluster, engine: EngineProfile) -> list
         task="training",
         data_parallel=max(stage.dp for stage in plan.stages),
     )
+    for tp in dict.fromkeys(stage.tp for stage in plan.stages):
+        fault = sequence_parallel_fault(model, engine, tp, sequence_parallel=plan.schedule.sequence_parallel)
+        reasons += [fault] if fault is not None else []
     return [Finding("engine-cannot", "pipeline", reason) for reason in reasons]
 
 
@@ -167,6 +197,8 @@ def _figures(plan: TrainingPlan, model: ModelSpec, cluster: Cluster, engine: Eng
         microbatch_size=schedule.microbatch_size,
         global_batch=job.global_batch,
         sequence_length=job.sequence_length,
+        max_context=model.max_context,
+        precision=training_precision(cluster, [gpu for stage in plan.stages for gpu in stage.devices]),
         sequence_parallel=schedule.sequence_parallel,
         recompute=schedule.recompute,
         zero_stage=job.zero_stage,

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from planner.cluster import Cluster
+from planner.cost.layer import PARTS
+from planner.cost.network import node_collective
 from planner.cost.training import pipeline_time, predict_training
+from planner.cost.training_attention import has_flash_attention, training_precision
 from planner.cost.training_figures import model_flops
 from planner.cost.training_links import gradient_rings, hop_terms
 from planner.cost.training_replica import PlacedTrainingStage
-from planner.cost.training_stage import mixed_precision
+from planner.cost.training_stage import mixed_precision, stage_work
 from planner.engine import load_engine
 from planner.model import ModelSpec, load_model
 from planner.plan import Schedule, TrainingJob
@@ -90,7 +94,8 @@ def test_backward_is_twice_forward_and_recomputation_one_more() -> None:
         price(model, cluster, 1, 1, 1, 1, 8, recompute=recompute) for recompute in ("none", "full", "selective")
     )
     assert 1.28 < again.work_S[0] / plain.work_S[0] < 1.34
-    assert selective.iteration_time == plain.iteration_time
+    # selective recomputation repeats attention, of which flash attention keeps nothing anyway
+    assert plain.iteration_time < selective.iteration_time < again.iteration_time
     assert again.memory_S[0].value < plain.memory_S[0].value == selective.memory_S[0].value
 
 
@@ -136,6 +141,77 @@ def test_published_trillion(recompute: str, parallel: bool, seconds: float) -> N
     cluster = small_cluster([("a100_sxm_80", 8, 64)], bandwidth="1600 Gb/s")
     prediction = price(gpt(25600, 128, 160), cluster, 8, 64, 1, 1, 512, recompute=recompute, parallel=parallel)
     assert prediction.iteration_time == pytest.approx(seconds, rel=0.20)
+
+
+def test_attention_without_flash_is_slower_by_its_scores() -> None:
+    """The same GPU but for its compute capability: the whole square instead of half, and the scores in memory."""
+    model, cluster = tiny_model(layers=4), small_cluster([("a100_sxm_80", 1, 1)])
+    device = cluster.device_of("g0-0/0")
+    old = device.model_copy(update={"compute_capability": "7.5"})
+    assert has_flash_attention(device) and not has_flash_attention(old)
+
+    def work(gpu: Any, recompute: Any) -> Any:
+        alone = node_collective(cluster.classes[0], 1)
+        return stage_work(
+            mixed_precision(model),
+            gpu,
+            alone,
+            MEGATRON,
+            sequences_B=np.ones(1),
+            sequence_length=4096,
+            recompute=recompute,
+            sequence_parallel=False,
+        )
+
+    part = PARTS.index("prefill_attention")
+    new_forward, forward = (work(gpu, "none").forward_PKB[part, 0, 0] for gpu in (device, old))
+    traffic = 3 * 2 * 2 * 16 * 4096**2 / (device.memory_bandwidth.value * device.efficiency.elementwise.value)
+    assert forward == pytest.approx(2 * new_forward + traffic, rel=0.05)
+    assert work(old, "none").backward_PKB[part, 0, 0] == pytest.approx(2 * forward)
+    assert work(old, "selective").backward_PKB[part, 0, 0] == pytest.approx(3 * forward)
+    assert work(old, "none").provenance_P[part] == "spec"
+    others = [p for p in range(len(PARTS)) if p != part]
+    assert np.array_equal(work(old, "selective").backward_PKB[others], work(device, "none").backward_PKB[others])
+
+
+def test_head_adds_up_its_input_gradients() -> None:
+    """With tensor parallelism the head's backward pass ends in an all-reduce of a message as large as a hop's."""
+    model, cluster = mixed_precision(tiny_model()), small_cluster([("a100_sxm_80", 4, 1)])
+    collective = node_collective(cluster.classes[0], 4)
+    options: dict[str, Any] = {
+        "sequences_B": np.ones(1),
+        "sequence_length": 2048,
+        "recompute": "none",
+        "sequence_parallel": False,
+    }
+    device = cluster.classes[0].device
+    slow = replace(collective, bandwidth=collective.bandwidth / 10, points=None)
+    fast, slower = (
+        stage_work(model, device, one, MEGATRON, **options) for one in (replace(slow, bandwidth=1e20), slow)
+    )
+    message = 2048 * model.hidden * 2
+    assert slower.last_B - fast.last_B == pytest.approx(1.5 * message / slow.bandwidth, rel=1e-3)
+
+
+def test_memory_peak_is_of_the_fullest_gpu() -> None:
+    """Of its own size: 11 of 15 GiB are more than 20 of 80."""
+    cluster = small_cluster([("a100_sxm_80", 1, 1), ("t4", 1, 1)])
+    model, job = tiny_model(layers=16), TrainingJob(global_batch=8, sequence_length=2048)
+    stages = [
+        PlacedTrainingStage(devices=(gpu,), layers=layers, tp=1, dp=1, microbatch_shares=(1,))
+        for gpu, layers in (("g0-0/0", (0, 12)), ("g1-0/0", (12, 16)))
+    ]
+    schedule = Schedule(microbatch_size=1, microbatches=8, recompute="none", sequence_parallel=False)
+    prediction = predict_training(model, cluster, MEGATRON, job, stages, schedule)
+    fullest = max(range(2), key=lambda s: prediction.memory_S[s].value / prediction.limit_S[s])
+    assert fullest == 1 and prediction.memory_S[0].value > prediction.memory_S[1].value
+    assert prediction.figures["memory_peak"].value == prediction.memory_S[1].value
+
+
+def test_precision_is_what_all_gpus_have() -> None:
+    cluster = small_cluster([("a100_sxm_80", 1, 1), ("t4", 1, 1)])
+    assert training_precision(cluster, ["g0-0/0"]) == "bf16"
+    assert training_precision(cluster, ["g0-0/0", "g1-0/0"]) == "fp16"
 
 
 def test_flops_of_a_model() -> None:

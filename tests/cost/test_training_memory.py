@@ -7,7 +7,7 @@ import pytest
 
 from planner.cost.training_memory import activations, end_parameters, layer_parameters_K, state_bytes
 from planner.cost.training_stage import mixed_precision
-from planner.model import ModelSpec, load_model
+from planner.model import ModelSpec, layer_table, load_model
 from planner.plan import TrainingJob
 from tests.search.small import tiny_model
 from tests.search.training_small import config_model
@@ -86,7 +86,42 @@ def test_recomputation_keeps_one_layer_whole() -> None:
     }
     assert found["full"].working_B == pytest.approx(found["none"].saved_KB.max(axis=0))
     assert found["none"].working_B == pytest.approx([0, 0])
-    assert found["full"].logits_B == pytest.approx(4 * model.vocab * 1024 * np.array([1, 2]))
+    assert found["full"].logits_B == pytest.approx(6 * model.vocab * 1024 * np.array([1, 2]))
+
+
+@pytest.mark.parametrize("tp", [1, 4])
+def test_scores_without_flash_attention(tp: int) -> None:
+    """Korthikanti et al. 2023, equation 1: 5 a s^2 / t bytes per layer and sequence, gone with recomputation."""
+    model, length = gpt(4096, 4, 32), 2048
+
+    def held(recompute: str, flash: bool) -> tuple[float, float]:
+        found = activations(
+            model,
+            tp,
+            sequences_B=np.array([3.0]),
+            sequence_length=length,
+            recompute=recompute,  # type: ignore[arg-type]
+            sequence_parallel=True,
+            flash_attention=flash,
+        )
+        return float(found.saved_KB[0, 0]), float(found.working_B[0])
+
+    scores = 3 * 5 * 32 * length**2 / tp
+    whole = held("none", True)[0]
+    assert whole == pytest.approx(3 * 34 * length * 4096 / tp)
+    assert held("none", False) == pytest.approx((whole + scores, 0))
+    assert held("selective", False) == pytest.approx((whole, scores))
+    assert held("selective", True) == pytest.approx((whole, 0))
+    assert held("full", False) == pytest.approx((3 * 2 * length * 4096 / tp, whole + scores))
+
+
+def test_expert_inputs_stay_whole_under_sequence_parallelism() -> None:
+    """Top-k copies of each token, in 16 bit, whatever the group's size."""
+    model = mixed_precision(load_model("mixtral-8x7b"))
+    table = layer_table(model)
+    copies = 2 * 2 * model.hidden
+    one, four = (table.activation_bytes_per_gpu_L(tp, sequence_parallel=True)[0] for tp in (1, 4))
+    assert four == pytest.approx(copies + (one - copies) / 4)
 
 
 def test_parameters_add_up() -> None:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import math
+import re
+import time
 from itertools import pairwise
+from typing import Any
 
 import pytest
 
 from planner.cluster import load_cluster
 from planner.engine import load_engine, megatron_layout
-from planner.errors import InfeasibleError, TimeLimitError, UnsupportedError
+from planner.errors import InfeasibleError, InputError, TimeLimitError, UnsupportedError
 from planner.model import load_model
 from planner.plan import TrainingPlan, parse_plan, plan_to_json
 from planner.search.metis import search_metis
 from planner.search.problem import Budget, TrainingProblem
+from planner.search.stage_classes import StageClasses
 from planner.verifier.training import check_training
 from tests.search.small import small_cluster, tiny_model
 from tests.search.training_small import (
@@ -61,6 +65,10 @@ def test_equals_every_plan_tried(seed: int) -> None:
 def test_layers_of_two_kinds(seed: int) -> None:
     problem = random_problem(seed, mixed=True)
     best, _ = best_of_all(problem)
+    if math.isinf(best):
+        with pytest.raises(InfeasibleError, match="per GPU of"):
+            solve(problem)
+        return
     plan = solve(problem)
     check(plan, problem)
     assert plan.certificate.bound <= best * (1 + 1e-9)
@@ -79,7 +87,7 @@ def test_random_problems_are_worth_trying() -> None:
             misfits += 1
     assert misfits
     assert any(len(plan.stages) >= 3 for plan in plans)
-    assert {plan.schedule.recompute for plan in plans} == {"none", "full"}
+    assert {plan.schedule.recompute for plan in plans} == {"none", "selective", "full"}
     assert len({stage.dp for plan in plans for stage in plan.stages}) > 1
     assert any(len({gpu[:2] for stage in plan.stages for gpu in stage.devices}) == 2 for plan in plans)
     assert len({stage.tp for plan in plans for stage in plan.stages}) > 1
@@ -215,7 +223,119 @@ def test_infeasible_without_zero_says_so() -> None:
     check(solve(fits), fits)
     with pytest.raises(InfeasibleError) as caught:
         solve(too_large)
-    assert "--zero-stage 1" in str(caught.value.hint)
+    assert "(--zero 1)" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("engine", ["megatron", "generic"])
+def test_sequences_that_not_every_degree_divides(engine: str) -> None:
+    """1004 tokens divide by 4, not by 8: plans of TP 4 keep sequence parallelism."""
+    cluster = small_cluster([("a100_sxm_40", 2, 1), ("v100_sxm_16", 4, 1)])
+    model = tiny_model(layers=3, hidden=4096, heads=16)
+    problem = training_problem(model, cluster, engine=engine, batch=2, length=1002)  # by 2, not by 4
+    best, _ = best_of_all(problem, parallel_where_possible=True)
+    plan = solve(problem)
+    check(plan, problem)
+    assert plan.certificate.proven and plan.certificate.value == pytest.approx(best, rel=1e-9)
+    shipped = training_problem(
+        load_model("qwen3-32b"), small_cluster([("h100_sxm", 8, 1)]), engine=engine, batch=16, length=1004
+    )
+    plan = solve(shipped)
+    check(plan, shipped)
+    assert plan.schedule.sequence_parallel and plan.certificate.proven
+    assert plan.stages[0].tp == 4 or engine != "megatron"  # without it, others are as fast
+
+
+def test_megatron_trains_experts_with_sequence_parallelism_only() -> None:
+    """Odd sequences: experts with TP 1 under Megatron, with any TP under the generic engine."""
+    model = mixed_layers(4, 1024, 1, 16)
+    cluster = small_cluster([("t4", 4, 1)], bandwidth="1 Gb/s")
+    told, free = (
+        {j.tp for j in StageClasses(training_problem(model, cluster, engine=engine, length=1001), (1,), 4).classes}
+        for engine in ("megatron", "generic")
+    )
+    assert told == {1} and free == {1, 2, 4}
+    even = StageClasses(training_problem(model, cluster, engine="megatron", length=1002), (1,), 4).classes
+    assert {(j.tp, j.sequence_parallel) for j in even} == {(1, False), (2, True)}
+
+
+def test_scores_are_recomputed_where_flash_attention_is_missing() -> None:
+    """The scores do not fit a T4, the other activations do."""
+    problem = training_problem(tiny_model(layers=4, hidden=4096), small_cluster([("t4", 2, 1)]), length=3072)
+    plan = solve(problem)
+    check(plan, problem)
+    assert plan.schedule.recompute == "selective"
+    assert plan.certificate.value == pytest.approx(best_of_all(problem)[0], rel=1e-9)
+
+
+def test_engine_is_told_precision_and_positions() -> None:
+    model = tiny_model(layers=4)
+    for gpu, precision in (("t4", "--fp16"), ("a100_sxm_40", "--bf16")):
+        told = solve(training_problem(model, small_cluster([(gpu, 2, 1)]), engine="megatron")).engine_arguments
+        assert [name for name in ("--bf16", "--fp16") if name in told] == [precision]
+        assert ("--accumulate-allreduce-grads-in-fp32" in told) == (precision == "--fp16")
+        assert told["--max-position-embeddings"] == 8192
+    longer = training_problem(model, small_cluster([("a100_sxm_40", 2, 1)]), engine="megatron", length=16384)
+    assert solve(longer).engine_arguments["--max-position-embeddings"] == 16384
+
+
+def test_pipelines_have_a_stage() -> None:
+    for most in (0, -1):
+        with pytest.raises(InputError, match="max_stages"):
+            solve(training_problem(tiny_model(), small_cluster([("t4", 1, 1)]), max_stages=most))
+
+
+def far_too_large() -> TrainingProblem:
+    job = training_problem(tiny_model(), small_cluster([("t4", 1, 1)]), batch=256, length=4096).job
+    return TrainingProblem(
+        model=load_model("deepseek-r1"),
+        cluster=load_cluster("a100-l40s-l4-t4-64"),
+        engine=load_engine("generic"),
+        job=job,
+    )
+
+
+def test_what_cannot_hold_its_state_is_refused_at_once() -> None:
+    started = time.monotonic()
+    with pytest.raises(InfeasibleError, match=r"needs .* GiB per GPU of .* GiB") as caught:
+        solve(far_too_large())
+    assert time.monotonic() - started < 5  # half a second on an idle core
+    assert "more nodes like those of a100 with up to" in str(caught.value.hint)
+
+
+def test_time_limit_names_what_does_not_fit() -> None:
+    with pytest.raises(TimeLimitError, match=r"needs .* GiB per GPU of .* GiB"):
+        search_metis(far_too_large(), _Looks(500))  # type: ignore[arg-type]
+
+
+def test_hint_counts_the_nodes_that_are_missing() -> None:
+    """As many more as it says make a plan, one less does not."""
+    model = tiny_model(layers=16, hidden=8192, heads=64)
+
+    def problem(nodes: int, **options: Any) -> TrainingProblem:
+        return training_problem(model, small_cluster([("a100_sxm_40", 4, nodes)]), engine="megatron", **options)
+
+    with pytest.raises(InfeasibleError) as caught:
+        solve(problem(1))
+    found = re.search(r"about (\d+) more node", str(caught.value.hint))
+    assert found is not None
+    more = int(found.group(1))
+    solve(problem(1 + more))
+    with pytest.raises(InfeasibleError):
+        solve(problem(more))
+
+
+def test_hint_names_what_binds() -> None:
+    """More stages only where those bind, shorter sequences only where these do."""
+    model = tiny_model(layers=32, hidden=8192, heads=64)
+    with pytest.raises(InfeasibleError) as stages:
+        solve(training_problem(model, small_cluster([("a100_sxm_40", 4, 4)]), max_stages=1))
+    assert "--max-stages" in str(stages.value.hint) and "node" not in str(stages.value.hint)
+    with pytest.raises(InfeasibleError) as nodes:
+        solve(training_problem(model, small_cluster([("a100_sxm_40", 4, 1)])))
+    assert "--max-stages" not in str(nodes.value.hint) and "sequences" not in str(nodes.value.hint)
+    with pytest.raises(InfeasibleError) as long:
+        solve(training_problem(tiny_model(), small_cluster([("a100_sxm_40", 4, 1)]), length=10_000_000))
+    assert str(long.value.hint) == "shorter sequences"
 
 
 def test_serving_engine_is_refused() -> None:

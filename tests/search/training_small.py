@@ -113,7 +113,7 @@ def random_problem(seed: int, *, mixed: bool = False) -> TrainingProblem:
         cluster_with_links(classes, pairs, bandwidth=bandwidth),
         engine=str(rng.choice(["generic", "megatron"])),
         batch=int(rng.choice([2, 4, 6])),
-        length=int(rng.choice([1024, 8192, 32768])),
+        length=int(rng.choice([2048, 8192, 32768])),
         zero=int(rng.integers(0, 2)),
     )
 
@@ -172,7 +172,7 @@ def _cut(
                 )
                 for s, (tp, groups) in enumerate(where)
             ]
-            for recompute in ("none", "full"):
+            for recompute in ("none", "selective", "full"):
                 for parallel in (False, True) if max(tps) > 1 else (False,):
                     yield (
                         stages,
@@ -185,11 +185,17 @@ def _cut(
                     )
 
 
-def best_of_all(problem: TrainingProblem) -> tuple[float, int]:
-    """Least iteration time over every plan that fits, and how many plans there are."""
+def best_of_all(problem: TrainingProblem, *, parallel_where_possible: bool = False) -> tuple[float, int]:
+    """Least iteration time over every plan that fits, and how many plans there are.
+
+    With `parallel_where_possible`, sequence parallelism is left out where some degree does not divide the sequences.
+    """
     best, tried = float("inf"), 0
     for stages, schedule in every_plan(problem):
         tried += 1
+        divided = all(problem.job.sequence_length % stage.tp == 0 for stage in stages)
+        if parallel_where_possible and schedule.sequence_parallel and not divided:
+            continue
         price = predict_training(problem.model, problem.cluster, problem.engine, problem.job, stages, schedule)
         fits = all(
             memory.value <= limit * (1 + 1e-12) for memory, limit in zip(price.memory_S, price.limit_S, strict=True)

@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
 import pytest
 
 from planner.cluster import load_cluster
+from planner.engine import load_engine
 from planner.model import load_model
 from planner.plan import TrainingPlan
 from planner.search.metis import search_metis
 from planner.search.problem import Budget, TrainingProblem
 from planner.verifier.training import check_training
 from tests.search.small import small_cluster, tiny_model
-from tests.search.training_small import training_problem
+from tests.search.training_small import mixed_layers, training_problem
 
 
 @lru_cache(maxsize=1)
 def sound() -> tuple[TrainingPlan, TrainingProblem]:
     """A plan of several stages with TP 2 and DP 2, made to have all that can go wrong."""
-    cluster = small_cluster([("a100_sxm_40", 4, 2), ("v100_sxm_16", 4, 1)])
+    cluster = small_cluster([("a100_sxm_40", 4, 1), ("v100_sxm_16", 4, 1)])
     model = tiny_model(layers=12, hidden=4096, heads=32, kv_heads=8)
-    problem = training_problem(model, cluster, engine="megatron", batch=8)
+    problem = training_problem(model, cluster, engine="megatron", batch=16)
     return search_metis(problem, Budget()).plan, problem
 
 
@@ -43,7 +45,7 @@ def changed(stage: int | None = None, **update: Any) -> TrainingPlan:
 
 def test_sound_plan() -> None:
     plan, _ = sound()
-    assert len(plan.stages) >= 2
+    assert len(plan.stages) >= 2 and {(stage.tp, stage.dp) for stage in plan.stages} == {(2, 2)}
     assert codes(plan) == []
 
 
@@ -105,6 +107,17 @@ def test_batch() -> None:
     assert codes(changed(0, microbatch_shares=more)) == ["shares"]
     twice = plan.schedule.model_copy(update={"microbatches": 2 * plan.schedule.microbatches})
     assert set(codes(changed(schedule=twice))) == {"shares"}
+    unequal = (3, 1)
+    sized = plan.schedule.model_copy(update={"microbatch_size": 2, "microbatches": 4})
+    two = [one.model_copy(update={"microbatch_shares": (2, 2)}) for one in plan.stages]
+    skewed = [one.model_copy(update={"microbatch_shares": unequal}) for one in plan.stages]
+    told = plan.model_copy(update={"schedule": sized, "stages": tuple(skewed)})
+    found = check_training(told, sound()[1].model, sound()[1].cluster, sound()[1].engine)
+    assert {finding.code for finding in found} == {"shares"} and "one microbatch size" in found[0].message
+    # the generic engine takes unequal shares, but no regrouping between stages
+    problem = replace(sound()[1], engine=load_engine("generic"))
+    assert "shares" not in codes(told, problem)
+    assert codes(told.model_copy(update={"stages": (*skewed[:-1], two[-1])}), problem) == ["shares"]
     wrong = plan.schedule.model_copy(update={"microbatch_size": plan.schedule.microbatch_size + 1})
     assert set(codes(changed(schedule=wrong))) == {"shares"}
 
@@ -113,11 +126,11 @@ def test_engine_with_one_degree() -> None:
     """A plan with TP per stage, made for the generic engine, is not one for Megatron."""
     cluster = load_cluster("a100-v100-t4-32")
     model = load_model("llama-3.1-8b")
-    problem = training_problem(model, cluster, batch=64, length=2048)
+    problem = training_problem(model, cluster, batch=128, length=2048)
     plan = search_metis(problem, Budget()).plan
     assert len({stage.tp for stage in plan.stages}) > 1
     assert codes(plan, problem) == []
-    asked = training_problem(model, cluster, engine="megatron", batch=64, length=2048)
+    asked = training_problem(model, cluster, engine="megatron", batch=128, length=2048)
     assert "engine-cannot" in codes(plan, asked)
 
 
@@ -154,5 +167,47 @@ def test_changed_memory_and_certificate() -> None:
     assert codes(changed(0, memory_limit=stage.memory_limit * 2)) == ["figure-changed"]
     better = plan.certificate.model_copy(update={"value": plan.certificate.value * 0.9})
     assert set(codes(changed(certificate=better))) == {"certificate"}
+    wider = plan.certificate.model_copy(update={"gap": 0.5})
+    other = plan.certificate.model_copy(update={"sense": "max"})
+    assert codes(changed(certificate=wider)) == codes(changed(certificate=other)) == ["certificate"]
     missing = {name: figure for name, figure in plan.predicted.items() if name != "mfu"}
     assert codes(changed(predicted=missing)) == ["figure-missing"]
+
+
+def test_engine_arguments() -> None:
+    """Each of them: changed, left out, or made up."""
+    arguments = sound()[0].engine_arguments
+    for name in arguments:
+        assert codes(changed(engine_arguments=arguments | {name: 99})) == ["arguments"]
+        fewer = {key: value for key, value in arguments.items() if key != name}
+        assert codes(changed(engine_arguments=fewer)) == ["arguments"]
+    assert codes(changed(engine_arguments=arguments | {"--made-up": 1})) == ["arguments"]
+
+
+def test_sequence_parallelism_without_tensor_parallelism() -> None:
+    """A flag that means nothing, even where engine arguments say the same."""
+    cluster = small_cluster([("a100_sxm_40", 1, 1)])
+    problem = training_problem(tiny_model(), cluster, engine="megatron")
+    plan = search_metis(problem, Budget()).plan
+    both = plan.model_copy(
+        update={
+            "schedule": plan.schedule.model_copy(update={"sequence_parallel": True}),
+            "engine_arguments": plan.engine_arguments | {"--sequence-parallel": ""},
+        }
+    )
+    assert codes(plan, problem) == []
+    assert codes(both, problem) == ["sequence-parallel"]
+
+
+def test_experts_without_sequence_parallelism() -> None:
+    """Megatron refuses tensor parallelism then; the generic engine does not mind."""
+    cluster = small_cluster([("a100_sxm_40", 2, 1)])
+    stage = {"devices": cluster.gpus, "tp": 2, "dp": 1, "microbatch_shares": (1,), "layers": (0, 4)}
+    for engine, expected in (("megatron", True), ("generic", False)):
+        problem = training_problem(mixed_layers(4, 1024, 1, 16), cluster, engine=engine)
+        plan = search_metis(problem, Budget()).plan
+        schedule = plan.schedule.model_copy(
+            update={"microbatch_size": 1, "microbatches": 8, "sequence_parallel": False}
+        )
+        one = plan.model_copy(update={"stages": (plan.stages[0].model_copy(update=stage),), "schedule": schedule})
+        assert ("engine-cannot" in codes(one, problem)) == expected
