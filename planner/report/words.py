@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -210,13 +211,17 @@ def billions(count: float) -> str:
 
 
 def format_arguments(arguments: Mapping[str, int | float | str]) -> str:
-    """Write what an engine is told as on a command line: environment variables first.
+    """Write what an engine is told as on a command line, quoted for a shell, environment variables first.
 
     Examples
     --------
     >>> format_arguments({"--tensor-parallel-size": 4, "--sequence-parallel": "", "VLLM_PP_LAYER_PARTITION": "39,41"})
     'VLLM_PP_LAYER_PARTITION=39,41 --tensor-parallel-size 4 --sequence-parallel'
     """
-    variables = [f"{name}={value}" for name, value in arguments.items() if not name.startswith("-")]
-    flags = [name if value == "" else f"{name} {value}" for name, value in arguments.items() if name.startswith("-")]
+    variables = [f"{name}={shlex.quote(str(value))}" for name, value in arguments.items() if not name.startswith("-")]
+    flags = [
+        name if value == "" else f"{name} {shlex.quote(str(value))}"
+        for name, value in arguments.items()
+        if name.startswith("-")
+    ]
     return " ".join((*variables, *flags))

@@ -15,7 +15,6 @@ The same program over the second goodput of step 2 bounds every plan of the fami
 from __future__ import annotations
 
 import time
-from concurrent.futures import Executor, ProcessPoolExecutor
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -29,11 +28,12 @@ from planner.search.packing import StageGroup, pack
 from planner.search.problem import Budget, SearchResult, ServingProblem
 from planner.search.serving_plan import build_serving_plan
 from planner.search.template_pricer import TemplatePricer
-from planner.search.templates import StageKind, Templates, enumerate_templates, stage_kinds
+from planner.search.template_sweep import family, gpu_prices, price_all
+from planner.search.templates import StageKind, Templates, stage_kinds
 from planner.solvers.master import MasterProblem, MasterSolution, solve_max_value, solve_min_cost
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from planner.cost._types import Array, IntArray
 
@@ -41,9 +41,7 @@ __all__ = ["search_templates"]
 
 _MAX_STAGES: Final = 8  # longer pipelines are tried only where shorter ones cannot serve at all
 _LONG_STAGES: Final = 16
-_BATCH: Final = 1024  # templates priced between two looks at the clock; also what one worker gets
 _DEMAND_ROUNDS: Final = 4  # times that a plan is made for a demand which its real links may leave it short of
-_MASTER_SHARE: Final = 0.3  # of the time limit, kept for the programs
 _LEAST_SECONDS: Final = 0.5  # of a program, whatever the limit: the plans so far must not be thrown away
 _CLOSED: Final = 1e-4  # relative distance at which value and bound count as one, as solvers of integer programs do
 _METHOD: Final = (
@@ -67,7 +65,7 @@ def search_templates(problem: ServingProblem, budget: Budget) -> SearchResult[Se
     pricer = TemplatePricer(problem, kinds)
     depths = (problem.max_stages,) if problem.max_stages else (_MAX_STAGES, _LONG_STAGES)
     for depth in depths:
-        priced, complete = _price_all(problem, pricer, kinds, depth, budget)
+        priced, complete = price_all(problem, pricer, kinds, depth, budget)
         if (priced.rate_B > 0).any():
             break
         if not complete:
@@ -83,54 +81,6 @@ def search_templates(problem: ServingProblem, budget: Budget) -> SearchResult[Se
         seconds=time.monotonic() - budget.started,
         counts={"templates": len(priced.rate_B), "feasible": int((priced.rate_B > 0).sum())},
     )
-
-
-def _family(problem: ServingProblem, depth: int) -> list[tuple[int, int, bool]]:
-    """Parts of the family, as (most stages, most kinds, uniform TP)."""
-    if problem.engine.tensor_parallel == "uniform":
-        return [(depth, 3, True)]
-    return [(depth, 3, True), (min(depth, 6), 2, False)]
-
-
-def _sequences(problem: ServingProblem, kinds: Sequence[StageKind], depth: int) -> list[tuple[int, ...]]:
-    found: dict[tuple[int, ...], None] = {}
-    for stages, distinct, uniform in _family(problem, depth):
-        found |= dict.fromkeys(
-            enumerate_templates(problem, kinds, max_stages=stages, max_kinds=distinct, uniform=uniform)
-        )
-    return list(found)
-
-
-def _price_all(
-    problem: ServingProblem, pricer: TemplatePricer, kinds: Sequence[StageKind], depth: int, budget: Budget
-) -> tuple[Templates, bool]:
-    """Price every template, shortest first, until done or out of time."""
-    sequences = sorted(_sequences(problem, kinds, depth), key=len)
-    batches = [sequences[i : i + _BATCH] for i in range(0, len(sequences), _BATCH)]
-    parts: list[Templates] = []
-    for part in _mapped(pricer, batches, budget):
-        parts.append(part)
-        budget.report("pricing templates", len(parts) / len(batches))
-        if budget.remaining() <= _MASTER_SHARE * budget.time_limit:
-            break
-    if not parts:
-        raise TimeLimitError(f"no template was priced within {budget.time_limit:g} s; allow more time")
-    width = max(part.kinds_BS.shape[1] for part in parts)
-    return Templates.join([part.padded(width, problem.model.num_layers) for part in parts]), len(parts) == len(batches)
-
-
-def _mapped(
-    pricer: TemplatePricer, batches: Sequence[Sequence[tuple[int, ...]]], budget: Budget
-) -> Iterator[Templates]:
-    """Price batches in order, here or in a pool; a pool pays only where there is more than one batch."""
-    if budget.executor is not None:
-        yield from budget.executor.map(pricer.price, batches)
-    elif budget.workers > 1 and len(batches) > 1:
-        pool: Executor = ProcessPoolExecutor(max_workers=budget.workers)
-        with pool:
-            yield from pool.map(pricer.price, batches)
-    else:
-        yield from map(pricer.price, batches)
 
 
 def _undominated(kinds: int, templates: Templates, value_B: Array) -> IntArray:
@@ -169,7 +119,7 @@ class _Planner:
     ) -> None:
         self._problem, self._kinds, self._budget, self._complete = problem, kinds, budget, complete
         self._family = _in_words(problem, kinds, depth, complete=complete)
-        self._all_priced = all(c.price_per_gpu_hour is not None for c in problem.cluster.classes)
+        self._all_priced = not self._unpriced()
         self._pool = pricer.polished(priced.take(_undominated(len(kinds), priced, priced.rate_B)))
         best = priced.take(_undominated(len(kinds), priced, priced.bound_B))
         self._master = self._program(self._pool, self._pool.rate_B)
@@ -177,8 +127,7 @@ class _Planner:
 
     def _program(self, pool: Templates, value_T: Array) -> MasterProblem:
         classes = self._problem.cluster.classes
-        price_C = [c.price_per_gpu_hour for c in classes]
-        weight_C = np.array([p if self._all_priced and p is not None else 1.0 for p in price_C])
+        weight_C = np.array(gpu_prices(self._problem))
         count_TJ = _counts(pool, len(self._kinds))
         class_J = np.array([k.node_class for k in self._kinds])
         size_J = np.array([k.tp for k in self._kinds])
@@ -281,7 +230,7 @@ def _in_words(problem: ServingProblem, kinds: Sequence[StageKind], depth: int, *
     parts = [
         f"pipelines of at most {stages} stages with {'one TP' if uniform else 'any TP per stage'}"
         f" and at most {distinct} kinds of stages (node class, TP)"
-        for stages, distinct, uniform in _family(problem, depth)
+        for stages, distinct, uniform in family(problem, depth)
     ]
     degrees = ", ".join(str(tp) for tp in sorted({kind.tp for kind in kinds}))
     text = (

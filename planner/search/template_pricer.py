@@ -31,6 +31,7 @@ __all__ = ["TemplatePricer"]
 
 _CHUNK: Final = 1024  # templates priced at a time: bounds the size of the arrays
 _LOOSE: Final = 1.001  # a bound this close to the relaxation at the largest batch is not worth a scan
+_MOST_SCANS: Final = 16  # steps of the grid, after which the looser bound has to do
 _MOST_MOVES: Final = 24  # layers that `polished` moves in turn
 _KINDS: Final[tuple[Iteration, ...]] = ("mean", "chunk", "full")
 
@@ -74,7 +75,6 @@ class TemplatePricer:
                     rate_B[rows[better]] = found_B[better]
                     bounds_BS1[rows[better]] = split[better]
                     at_B[rows[better]] = low_B[better]
-            rate_B[rows] = self._best_rates(part, bounds_BS1[rows])
         return Templates(
             kinds_BS=kinds_BS,
             stages_B=stack.stages_B,
@@ -121,12 +121,12 @@ class TemplatePricer:
         _, state = self._relaxed(part, low_B[rows], memory=False)
         slack_BS = self._tables.slack_JG[part.kinds, low_B[rows][:, None]]
         ceiling_B[rows] = state.rate_B * np.where(part.present_BS, slack_BS, 1.0).max(axis=1)
-        best_B, next_B = low_B.copy(), low_B - 1
+        best_B, next_B, scans = low_B.copy(), low_B - 1, 0
         while True:
             reachable_B = stack.stages_B * grid_G[np.maximum(next_B, 0)] / (output * light.tpot_B)
             loose_B = np.minimum(ceiling_B, reachable_B) > bound_B * _LOOSE
             rows = np.flatnonzero((next_B >= 0) & loose_B)
-            if not rows.size:
+            if not rows.size or scans == _MOST_SCANS:
                 # what was not scanned reaches neither the ceiling nor the cycle of the lightest load
                 rest_B = np.where(next_B >= 0, np.minimum(ceiling_B, reachable_B), 0.0)
                 return np.maximum(bound_B, rest_B), best_B, fits_B, light
@@ -135,6 +135,7 @@ class TemplatePricer:
             bound_B[rows[better]] = state.rate_B[better]
             best_B[rows[better]] = next_B[rows[better]]
             next_B[rows] -= 1
+            scans += 1
 
     def _relaxed(self, stack: Stack, at_B: IntArray, *, memory: bool = True) -> tuple[BoolArray, SteadyState]:
         """Latencies that no split of the layers beats at a decode batch, and whether any split fits the memory."""
@@ -252,7 +253,7 @@ class TemplatePricer:
         return best_B
 
     def polished(self, templates: Templates) -> Templates:
-        """Move single layers between neighbouring stages as long as that makes a template faster."""
+        """Move single layers between neighbouring stages as long as that helps, then try every decode batch."""
         stack = Stack.of(self._tables, templates.kinds_BS)
         bounds, rate_B = templates.bounds_BS1.copy(), templates.rate_B.copy()
         for _ in range(_MOST_MOVES):
@@ -272,6 +273,7 @@ class TemplatePricer:
                     improved |= bool(better.any())
             if not improved:
                 break
+        rate_B = np.maximum(rate_B, self._best_rates(stack, bounds))
         return replace(templates, bounds_BS1=bounds, rate_B=rate_B, bound_B=np.maximum(templates.bound_B, rate_B))
 
     def _state(self, stack: Stack, bounds_BS1: IntArray, at_B: IntArray) -> SteadyState:
