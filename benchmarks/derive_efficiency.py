@@ -1,8 +1,9 @@
 """Turn tables of measured kernel efficiencies into the YAML files of ``profiles/devices/``.
 
-    python benchmarks/derive_efficiency.py FOLDER [--output profiles/devices]
+    python benchmarks/derive_efficiency.py [FOLDER] [--output profiles/devices]
 
-FOLDER holds four CSV files, medians over shapes of the kernel tables of aiconfigurator-core 0.12.0:
+FOLDER, by default ``profiles/measured/kernels``, holds four CSV files, medians over shapes of the kernel tables of
+aiconfigurator-core 0.12.0:
 
 ``gemm_curve_by_m.csv``
     system, backend, gemm_dtype, m, eff_med, eff_p90: roofline time over measured time, shapes with
@@ -253,7 +254,7 @@ def default_lines(tables: dict[str, list[dict[str, str]]]) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folder", type=Path, nargs="?", default=Path("profiles/measured/kernels"))
     parser.add_argument("--output", type=Path, default=Path("profiles/devices"))
     options = parser.parse_args()
     tables = {
