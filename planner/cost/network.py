@@ -66,7 +66,7 @@ class Collective:
 
     def all_reduce(self, message: Array) -> Array:
         """Seconds to all-reduce `message` bytes held by every GPU."""
-        ring = self._ring(message, 2.0)
+        ring = self._ring(message)
         if self.points is None:
             return ring
         log_bytes, log_seconds = self.points
@@ -76,15 +76,11 @@ class Collective:
             np.asarray(message) > 0, np.where(size <= log_bytes[-1], measured, np.maximum(ring, measured)), 0.0
         )
 
-    def all_gather(self, message: Array) -> Array:
-        """Seconds to gather `message` bytes in all onto every GPU; a reduce-scatter takes as long."""
-        return self._ring(message, 1.0)
-
-    def _ring(self, message: Array, passes: float) -> Array:
+    def _ring(self, message: Array) -> Array:
         if self.size == 1:
             return np.zeros_like(np.asarray(message, dtype=float))
-        moved = passes * (self.size - 1) / self.size * np.asarray(message, dtype=float)
-        return np.where(moved > 0, self.latency * passes / 2.0 + moved / self.bandwidth, 0.0)
+        moved = 2.0 * (self.size - 1) / self.size * np.asarray(message, dtype=float)
+        return np.where(moved > 0, self.latency + moved / self.bandwidth, 0.0)
 
 
 def collective_for(device: DeviceProfile, size: int, link: Link, *, native: bool, sharing: int = 1) -> Collective:

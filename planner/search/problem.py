@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
-from typing import Generic, Literal, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from planner.cluster import Cluster
 from planner.engine import EngineProfile
@@ -14,9 +14,7 @@ from planner.model import ModelSpec
 from planner.plan import Plan, TrainingJob
 from planner.workload import Workload
 
-__all__ = ["Budget", "Progress", "SearchResult", "Searcher", "ServingObjective", "ServingProblem", "TrainingProblem"]
-
-ServingObjective = Literal["goodput", "cost"]
+__all__ = ["Budget", "Progress", "SearchResult", "Searcher", "ServingProblem", "TrainingProblem"]
 
 # Told what is being done, and the share of the whole that is done (0 to 1).
 Progress = Callable[[str, float], None]
