@@ -16,7 +16,9 @@ falls before the first token. The synchrony s is 1 where requests move in waves 
 long, so that they also end at once) and 0 where their phases are spread evenly; it moves time between TTFT and TPOT and
 leaves E nearly unchanged.
 
-Legend: B batch of loads, G grid of decode batches.
+Any number of loads of any mix of replicas is solved in one call, by a fixed number of rounds of that loop.
+
+Legend: B batch of loads, R replica, S stage, G tokens.
 
 References
 ----------
@@ -25,72 +27,105 @@ J. D. C. Little, "A proof for the queuing formula L = λW", Operations Research 
 
 from __future__ import annotations
 
-import copy
-import math
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from planner.cost.serving import BATCH_GRID
+from planner.cost.host_times import HostTimes
+from planner.cost.iteration_tables import CONTEXT_Y, SEQUENCES_X, TOKENS_G, IterationTables, Spot, spot
+from planner.cost.load_pattern import LoadPattern
 from planner.errors import InfeasibleError, InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import ArrayLike
 
-    from planner.cost._types import Array, BoolArray
+    from planner.cost._types import Array, BoolArray, IntArray
     from planner.cost.replica import ReplicaPricer
 
-__all__ = ["ClosedLoop", "LoadPattern", "closed_loop", "without_host_time"]
+__all__ = ["ClosedLoop", "LoadPattern", "Loads", "LoopModel", "closed_loop"]
 
-_HALVINGS: Final = 40  # of the interval that the number of decoding sequences lies in
-# Numbers of running requests that are tabulated: from the least mean (others are outside the engine), log-spaced.
-_LEAST: Final = 1e-3
-_POINTS: Final = 192
+# The loop contracts by a factor of 3 to 30 a round: 16 leave an error below 1e-9, the last digits of a double mostly.
+_ROUNDS: Final = 16
+_LEAST: Final = 1e-9  # requests that run or decode: none at all would divide by zero
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LoadPattern:
-    """How requests come, which is part of what a measured TTFT means.
+class Loads:
+    """What some replicas are asked to do; arrays of shape B.
 
     Parameters
     ----------
-    arrival
-        ``"closed"``: a fixed number of clients. ``"burst"``: all at once, and nothing after them; a closed loop in
-        step. ``"open"``: at a rate, whatever the server does; `planner.cost.replica.ReplicaPricer.at_rate` prices it.
-    synchrony
-        0 where the phases of the requests are spread evenly, 1 where they move in waves.
-    requests
-        Requests in all, where the run fills and drains within what is measured; None where it is long.
-    slot_wait
-        Wait before a request is taken up, in units of the mean time between two requests that end: so many of the
-        clients are waiting for a slot at any time.
-    prompt_wait
-        The same in units of the time that one prompt costs the engine; shared out by waves, which leave ``1 - s``.
-    stream_interval
-        Tokens after the first that are held back and streamed together with it.
-    offline
-        Requests lie ready as tokens in the engine's own process: no HTTP, no tokenising, no admission one by one.
+    replica_B
+        Place of the replica in the tables.
+    input_B, output_B
+        Mean tokens in and out.
+    concurrency_B
+        Requests under way; at least 1, need not be whole.
+    waves_B, slot_wait_B, prompt_wait_B, stream_interval_B, prefix_share_B, offline_B
+        See `LoadPattern`; its synchrony is called waves, as a burst counts as 1.
+    requests_B, slot_limit_B
+        The same; infinite where there is no limit.
     """
 
-    arrival: Literal["closed", "burst", "open"] = "closed"
-    synchrony: float = 0.0
-    requests: int | None = None
-    slot_wait: float = 0.0
-    prompt_wait: float = 0.0
-    stream_interval: float = 0.0
-    offline: bool = False
+    replica_B: IntArray
+    input_B: Array
+    output_B: Array
+    concurrency_B: Array
+    waves_B: Array
+    slot_wait_B: Array
+    prompt_wait_B: Array
+    stream_interval_B: Array
+    prefix_share_B: Array
+    offline_B: BoolArray
+    requests_B: Array
+    slot_limit_B: Array
 
-    def __post_init__(self) -> None:
-        """Check what would give numbers without meaning."""
-        if not 0.0 <= self.synchrony <= 1.0:
-            raise InputError(f"synchrony {self.synchrony:g}", expected="between 0 (spread) and 1 (in waves)")
-        for name in ("slot_wait", "prompt_wait", "stream_interval"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value >= 0):
-                raise InputError(f"{name} {value:g}", expected="0 or more")
-        if self.requests is not None and self.requests < 1:
-            raise InputError(f"{self.requests} requests", expected="1 or more")
+    @classmethod
+    def of(
+        cls,
+        replica_B: ArrayLike,
+        input_B: ArrayLike,
+        output_B: ArrayLike,
+        concurrency_B: ArrayLike,
+        patterns: LoadPattern | Sequence[LoadPattern],
+    ) -> Loads:
+        """Gather loads.
+
+        Parameters
+        ----------
+        replica_B, input_B, output_B, concurrency_B
+            As above; what is one number counts for all.
+        patterns
+            How they come: one for all, or one each.
+
+        Raises
+        ------
+        InputError
+            If a loop is open, there is none, or a concurrency is less than 1.
+        """
+        some = [patterns] if isinstance(patterns, LoadPattern) else list(patterns)
+        if any(pattern.arrival == "open" for pattern in some):
+            raise InputError("an open loop has a rate, no concurrency", expected="closed or burst")
+        told = {
+            "waves": [pattern.waves for pattern in some],
+            "slot_wait": [pattern.slot_wait for pattern in some],
+            "prompt_wait": [pattern.prompt_wait for pattern in some],
+            "stream_interval": [pattern.stream_interval for pattern in some],
+            "prefix_share": [pattern.prefix_share for pattern in some],
+            "offline": [pattern.offline for pattern in some],
+            "requests": [np.inf if pattern.requests is None else pattern.requests for pattern in some],
+            "slot_limit": [np.inf if pattern.slot_limit is None else pattern.slot_limit for pattern in some],
+        }
+        sizes = [np.atleast_1d(np.asarray(x, dtype=float)) for x in (input_B, output_B, concurrency_B)]
+        replica = np.atleast_1d(np.asarray(replica_B, dtype=np.int64))
+        arrays = np.broadcast_arrays(replica, *sizes, *(np.asarray(values) for values in told.values()))
+        if arrays[0].size == 0 or not (arrays[3] >= 1).all():
+            raise InputError("a concurrency below 1", expected="1 request under way, or more")
+        names = ("replica", "input", "output", "concurrency", *told)
+        return cls(**{f"{name}_B": array for name, array in zip(names, arrays, strict=True)})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,6 +148,8 @@ class ClosedLoop:
         Requests/s over the whole run, which also fills and drains; the same where its length is not told.
     limited_B
         Whether the KV cache or the engine's sequence limit keeps some waiting.
+    fits_B
+        Whether the KV cache has room for one request; where it has not, the other figures mean nothing.
     """
 
     concurrency_B: Array
@@ -124,46 +161,171 @@ class ClosedLoop:
     rate_B: Array
     mean_rate_B: Array
     limited_B: BoolArray
+    fits_B: BoolArray
 
 
-@dataclass(frozen=True, slots=True)
-class _Iterations:
-    """Cycles over a grid of decode batches: of an iteration without prompts, and what one prompt adds."""
+class LoopModel:
+    """Prices closed loops on some replicas.
 
-    decoding_G: Array
-    cycle_G: Array
-    prompt_G: Array
-    chunks_G: Array
-    stages: int
-    output: float
+    Parameters
+    ----------
+    tables
+        Kernels and memory of the replicas.
+    host
+        What their engines add.
+    """
 
-    def at(self, decoding_B: Array) -> tuple[Array, Array, Array]:
-        """Seconds of a cycle, of a prompt's cost to the others, and of its own way, at some decode batches."""
-        cycle_B, prompt_B, chunks_B = (
-            np.interp(decoding_B, self.decoding_G, values_G)
-            for values_G in (self.cycle_G, self.prompt_G, self.chunks_G)
+    def __init__(self, tables: IterationTables, host: HostTimes) -> None:
+        self.tables, self.host = tables, host
+        one_R = host.kernels_R[:, None, None]
+        elementwise_R = 1.0 + host.quantise_R * tables.quantised_R
+        self._tokens_RSG = (
+            one_R * tables.gemm_RSG
+            + elementwise_R[:, None, None] * tables.elementwise_RSG
+            + host.collectives_R[:, None, None] * tables.reduce_RSG
         )
-        more_B = chunks_B - 1.0
-        own_B = cycle_B * (1 + more_B / self.stages) + prompt_B * (self.stages + more_B) / chunks_B
+        self._decode_RSXY = one_R[..., None] * tables.decode_RSXY
+        self._prefill_RSG = one_R * tables.prefill_RSG
+        self._head_RG = host.kernels_R[:, None] * tables.head_RG
+        empty_RS = tables.layers_RS == 0
+        self._constant_RS = np.where(
+            empty_RS, 0.0, host.iteration_R[:, None] + host.layer_R[:, None] * tables.layers_RS
+        )
+
+    def solve(self, loads: Loads) -> ClosedLoop:
+        """Latencies and rates under some loads."""
+        return _Loop(self, loads).solve()
+
+
+class _Loop:
+    """The loop for one set of loads."""
+
+    def __init__(self, model: LoopModel, loads: Loads) -> None:
+        tables, host, r_B = model.tables, model.host, loads.replica_B
+        self.model, self.loads, self.r_B = model, loads, r_B
+        self.stages_B = tables.stages_R[r_B]
+        self.last_B = self.stages_B.astype(np.intp) - 1
+        self.rows_B = np.arange(len(r_B))
+        self.computed_B = loads.input_B * (1.0 - loads.prefix_share_B)
+        hosted_B = np.where(loads.offline_B, 0.0, 1.0)
+        self.first_token_B = host.first_token_R[r_B] * hosted_B
+        self.admission_B = host.prompt_R[r_B] * hosted_B
+        self.context = spot(loads.input_B + loads.output_B / 2.0, CONTEXT_Y)
+        prefix_B = loads.input_B - self.computed_B
+        self.attention_BS = (
+            _look(model._prefill_RSG, r_B, spot(loads.input_B, TOKENS_G))
+            - np.where(prefix_B > 0, _look(model._prefill_RSG, r_B, spot(prefix_B, TOKENS_G)).T, 0.0).T
+        )
+        self.fits_B, self.slots_B = self._slots()
+
+    def _slots(self) -> tuple[BoolArray, Array]:
+        """Whether one request fits, and how many have room in the KV cache and in the engine's tables."""
+        tables, loads, r_B = self.model.tables, self.loads, self.r_B
+        free_BS = tables.free_RS[r_B]
+
+        def requests(tokens_B: Array) -> Array:
+            each_BS = _look(tables.kv_RSY, r_B, spot(tokens_B, CONTEXT_Y))
+            room_BS = np.where(each_BS > 0, free_BS / np.maximum(each_BS, 1.0), np.where(free_BS >= 0, np.inf, -1.0))
+            return np.asarray(room_BS.min(axis=1))
+
+        fits_B = requests(loads.input_B + loads.output_B) >= 1.0
+        slots_B = requests(loads.input_B + tables.reserved_R[r_B] * loads.output_B)
+        slots_B = np.minimum(slots_B, np.minimum(tables.sequences_R[r_B], loads.slot_limit_B))
+        return np.asarray(fits_B), np.maximum(slots_B, 1.0)
+
+    def _cycles(self, decoding_B: Array) -> tuple[Array, Array, Array]:
+        """Seconds of a cycle without prompts, of what one prompt costs the others, and of its own way."""
+        model, tables, loads, r_B = self.model, self.model.tables, self.loads, self.r_B
+        batch_B = decoding_B / self.stages_B
+        whole_B = np.maximum(batch_B, 1.0)  # an iteration that decodes at all has a sequence in it
+        tokens = spot(whole_B, TOKENS_G)
+        alone_BS = _look(model._tokens_RSG, r_B, tokens)
+        decode_BS = alone_BS + _look2(model._decode_RSXY, r_B, spot(whole_B, SEQUENCES_X), self.context)
+        decode_BS += model._constant_RS[r_B]
+        decode_BS[self.rows_B, self.last_B] += _look(model._head_RG, r_B, tokens) + model.host.sequence_R[r_B] * whole_B
+        # a prompt's chunks: of its own, or with other prompts in an iteration where more are due
+        due_B = batch_B * self.computed_B / loads.output_B
+        room_B = np.maximum(tables.budget_R[r_B] - batch_B, 1.0)
+        carried_B = np.minimum(np.maximum(self.computed_B, due_B), room_B)
+        chunks_B = np.where(
+            self.computed_B > room_B, np.ceil(self.computed_B / room_B - 1e-9), self.computed_B / carried_B
+        )
+        chunk_B = self.computed_B / chunks_B
+        with_BS = _look(model._tokens_RSG, r_B, spot(whole_B + chunk_B, TOKENS_G))
+        prompt_BS = chunks_B[:, None] * (with_BS - alone_BS) + self.attention_BS
+        prompt_BS[:, 0] += self.admission_B
+        # the pipeline's cycle without prompts, and on average
+        per_slot_B = batch_B / loads.output_B
+        wire_RS = tables.wire_RS[r_B]
+        latency_B, stages_B = tables.latency_R[r_B], self.stages_B
+        cycle_B = _cycle(decode_BS, wire_RS * batch_B[:, None], latency_B, stages_B)
+        mean_BS = decode_BS + per_slot_B[:, None] * prompt_BS
+        mean_B = _cycle(mean_BS, wire_RS * (batch_B + due_B)[:, None], latency_B, stages_B)
+        prompt_B = (mean_B - cycle_B) * loads.output_B / decoding_B
+        more_B = np.maximum(chunks_B, 1.0) - 1.0
+        own_B = cycle_B * (1.0 + more_B / stages_B) + prompt_B * (stages_B + more_B) / (1.0 + more_B)
         return cycle_B, prompt_B, own_B
 
-    def latency(self, running_B: Array, decoding_B: Array, synchrony: float) -> tuple[Array, Array, Array, Array]:
-        """End-to-end seconds inside the engine; the share x; the prompt's cost; its own way."""
-        cycle_B, prompt_B, own_B = self.at(decoding_B)
-        others_B = np.maximum(running_B - 1.0, 0.0) * prompt_B
-        # E = a - b / E; a^2 >= 4 b because a is more than the sum of two numbers whose product is at least b
-        a_B, b_B = own_B + self.output * cycle_B + others_B, others_B * own_B * (1.0 - synchrony)
-        latency_B = (a_B + np.sqrt(np.maximum(a_B**2 - 4.0 * b_B, 0.0))) / 2.0
-        return latency_B, 1.0 - (1.0 - synchrony) * own_B / latency_B, prompt_B, own_B
+    def solve(self) -> ClosedLoop:
+        loads, slots_B = self.loads, self.slots_B
+        output_B, concurrency_B, waves_B = loads.output_B, loads.concurrency_B, loads.waves_B
+        # nobody waits for a slot who is the only one to use them
+        waiting_B = np.minimum(loads.slot_wait_B, concurrency_B - 1.0)
+        running_B = np.minimum(concurrency_B, slots_B)
+        decoding_B = 0.9 * running_B
+        for _ in range(_ROUNDS):
+            cycle_B, prompt_B, own_B = self._cycles(decoding_B)
+            others_B = np.maximum(running_B - 1.0, 0.0) * prompt_B
+            # E = a - b / E; a^2 >= 4 b because a is more than the sum of two numbers whose product is at least b
+            a_B, b_B = own_B + output_B * cycle_B + others_B, others_B * own_B * (1.0 - waves_B)
+            inside_B = (a_B + np.sqrt(np.maximum(a_B**2 - 4.0 * b_B, 0.0))) / 2.0
+            share_B = 1.0 - (1.0 - waves_B) * own_B / inside_B
+            decoding_B = np.maximum(running_B * share_B, _LEAST)
+            outside_B = self.first_token_B + loads.prompt_wait_B * prompt_B * (1.0 - waves_B)
+            asked_B = (concurrency_B - waiting_B) / (1.0 + outside_B / inside_B)
+            running_B = np.maximum(np.minimum(asked_B, slots_B), _LEAST)
+        limited_B = asked_B >= slots_B
+        rate_B = running_B / inside_B
+        latency_B = concurrency_B / rate_B
+        # what is neither in the engine nor held up outside it waits for room
+        before_B = np.minimum(waves_B / 2.0 * others_B, others_B * share_B)
+        after_B = inside_B - own_B - before_B
+        held_B = after_B * loads.stream_interval_B / (output_B + loads.stream_interval_B)
+        after_B = after_B - held_B
+        return ClosedLoop(
+            concurrency_B=concurrency_B,
+            running_B=running_B,
+            decoding_B=np.minimum(decoding_B, running_B),
+            ttft_B=latency_B - after_B,
+            tpot_B=after_B / output_B,
+            latency_B=latency_B,
+            rate_B=rate_B,
+            mean_rate_B=rate_B / (1.0 + running_B / (2.0 * loads.requests_B)),
+            limited_B=np.asarray(limited_B),
+            fits_B=self.fits_B,
+        )
 
 
-def without_host_time(pricer: ReplicaPricer) -> ReplicaPricer:
-    """The same replica for requests that lie ready in its process: no time per prompt, none before a first token."""
-    offline = copy.copy(pricer)
-    overhead = pricer.engine.overhead
-    nothing = {name: getattr(overhead, name).model_copy(update={"value": 0.0}) for name in ("prompt", "first_token")}
-    offline.engine = pricer.engine.model_copy(update={"overhead": overhead.model_copy(update=nothing)})
-    return offline
+def _look(table: Array, r_B: IntArray, place: Spot) -> Array:
+    """Read a table over its last axis."""
+    low, high = table[r_B, ..., place.at_B], table[r_B, ..., place.at_B + 1]
+    share = place.share_B if low.ndim == 1 else place.share_B[:, None]
+    return np.asarray(low + share * (high - low))
+
+
+def _look2(table: Array, r_B: IntArray, first: Spot, second: Spot) -> Array:
+    """Read a table over its last two axes."""
+    x_B, y_B = first.at_B, second.at_B
+    u_B, v_B = first.share_B[:, None], second.share_B[:, None]
+    lower = table[r_B, :, x_B, y_B] * (1 - v_B) + table[r_B, :, x_B, y_B + 1] * v_B
+    upper = table[r_B, :, x_B + 1, y_B] * (1 - v_B) + table[r_B, :, x_B + 1, y_B + 1] * v_B
+    return np.asarray(lower + u_B * (upper - lower))
+
+
+def _cycle(time_BS: Array, wire_BS: Array, latency_B: Array, stages_B: Array) -> Array:
+    """A pipeline's cycle: S times its slowest stage or link, or once around, whichever is longer."""
+    slowest_B = np.maximum(time_BS.max(axis=1), wire_BS.max(axis=1))
+    return np.asarray(np.maximum(stages_B * slowest_B, time_BS.sum(axis=1) + wire_BS.sum(axis=1) + latency_B))
 
 
 def closed_loop(pricer: ReplicaPricer, concurrency_B: ArrayLike, load: LoadPattern) -> ClosedLoop:
@@ -201,103 +363,15 @@ def closed_loop(pricer: ReplicaPricer, concurrency_B: ArrayLike, load: LoadPatte
     >>> bool(loop.rate_B[1] > 8 * loop.rate_B[0]), bool(np.allclose(loop.rate_B * loop.latency_B, [1, 16]))
     (True, True)
     """
-    concurrency_B = np.atleast_1d(np.asarray(concurrency_B, dtype=float))
-    if load.arrival == "open":
-        raise InputError("an open loop has a rate, no concurrency", expected="closed or burst")
-    if concurrency_B.size == 0 or not (concurrency_B >= 1).all():
-        raise InputError("a concurrency below 1", expected="1 request under way, or more")
-    if load.offline:
-        pricer = without_host_time(pricer)
-    synchrony = 1.0 if load.arrival == "burst" else load.synchrony
-    output = pricer.demand.output
-    slots = _slots(pricer)
-    iterations = _iterations(pricer, min(float(concurrency_B.max()), slots))
-    first_token = pricer.engine.overhead.first_token.value
-
-    running_B = _running(iterations, concurrency_B, slots, load, synchrony, first_token)
-    decoding_B = _decoding(iterations, running_B, synchrony)
-    inside_B, share_B, prompt_B, own_B = iterations.latency(running_B, decoding_B, synchrony)
-    limited_B = running_B >= slots * (1 - 1e-12)
-    rate_B = running_B / inside_B
-    latency_B = concurrency_B / rate_B
-    # what is neither in the engine nor held up outside it waits for room
-    others_B = np.maximum(running_B - 1.0, 0.0) * prompt_B
-    before_B = np.minimum(synchrony / 2.0 * others_B, others_B * share_B)
-    after_B = inside_B - own_B - before_B
-    held_B = after_B * load.stream_interval / (output + load.stream_interval)
-    after_B = after_B - held_B
-    ends = 0.0 if load.requests is None else running_B / (2.0 * load.requests)
-    return ClosedLoop(
-        concurrency_B=concurrency_B,
-        running_B=running_B,
-        decoding_B=decoding_B,
-        ttft_B=latency_B - after_B,
-        tpot_B=after_B / output,
-        latency_B=latency_B,
-        rate_B=rate_B,
-        mean_rate_B=rate_B / (1.0 + ends),
-        limited_B=limited_B,
-    )
-
-
-def _slots(pricer: ReplicaPricer) -> float:
-    """Requests that have room in the KV cache and in the engine's tables."""
-    workload, defaults = pricer.workload, pricer.engine.serving_defaults()
-    reserved = 1.0 if defaults.reserved_output is None else defaults.reserved_output.value
-    capacity = pricer.kv_capacity()
-    whole = workload.prompt.mean + workload.output.mean
-    if capacity < whole:
+    prompt, output = pricer.workload.prompt.mean, pricer.workload.output.mean
+    loads = Loads.of(0, prompt, output, concurrency_B, load)
+    tables = IterationTables.of([pricer])
+    loop = LoopModel(tables, HostTimes.of([pricer.engine])).solve(loads)
+    if not loop.fits_B.all():
+        capacity = pricer.kv_capacity()
         raise InfeasibleError(
-            f"one request of {whole:,.0f} tokens does not fit the KV cache of {max(capacity, 0.0):,.0f} tokens",
+            f"one request of {prompt + output:,.0f} tokens does not fit the KV cache of {max(capacity, 0.0):,.0f}"
+            " tokens",
             hint="more GPUs, or weights or a KV cache in fewer bits",
         )
-    each = workload.prompt.mean + reserved * workload.output.mean
-    return max(1.0, min(capacity / each, float(defaults.max_sequences.value)))
-
-
-def _iterations(pricer: ReplicaPricer, most: float) -> _Iterations:
-    """Price a grid of decode batches with prompts and without."""
-    stages = len(pricer.stages)
-    reach = sum(1 for size in BATCH_GRID if size < most / stages) + 1
-    grid_G = np.asarray(BATCH_GRID[:reach], dtype=float)
-    # answers that never end bring no prompts
-    decoding_only = copy.copy(pricer)
-    decoding_only.demand = replace(pricer.demand, prefill_per_decode=0.0, output=math.inf)
-    cycle_G = decoding_only.state(grid_G).tpot_B
-    added_G = pricer.state(grid_G).tpot_B - cycle_G
-    output = pricer.demand.output
-    return _Iterations(
-        decoding_G=stages * grid_G,
-        cycle_G=cycle_G,
-        prompt_G=added_G * output / (stages * grid_G),
-        chunks_G=pricer.demand.chunks(grid_G),
-        stages=stages,
-        output=output,
-    )
-
-
-def _running(
-    iterations: _Iterations, concurrency_B: Array, slots: float, load: LoadPattern, synchrony: float, first_token: float
-) -> Array:
-    """Requests in the engine, of those under way: the others are outside, or find no room.
-
-    How many are under way follows from how many run, so that is tabulated and read backwards.
-    """
-    most = min(float(concurrency_B.max()), slots)
-    running_G = np.geomspace(min(_LEAST, most), most, _POINTS)
-    inside_G, _, prompt_G, _ = iterations.latency(running_G, _decoding(iterations, running_G, synchrony), synchrony)
-    outside_G = first_token + load.prompt_wait * prompt_G * (1.0 - synchrony)
-    # nobody waits for a slot who is the only one to use them
-    waiting_B = np.minimum(load.slot_wait, concurrency_B - 1.0)
-    return np.interp(concurrency_B - waiting_B, running_G * (1.0 + outside_G / inside_G), running_G)
-
-
-def _decoding(iterations: _Iterations, running_B: Array, synchrony: float) -> Array:
-    """Sequences past their first token: ``n = m x(n)``, found by halving."""
-    low_B, high_B = np.zeros_like(running_B), running_B.copy()
-    for _ in range(_HALVINGS):
-        middle_B = (low_B + high_B) / 2.0
-        share_B = iterations.latency(running_B, middle_B, synchrony)[1]
-        more_B = running_B * share_B > middle_B
-        low_B, high_B = np.where(more_B, middle_B, low_B), np.where(more_B, high_B, middle_B)
-    return (low_B + high_B) / 2.0
+    return loop

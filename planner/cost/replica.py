@@ -124,13 +124,13 @@ class ReplicaPricer:
     ) -> None:
         self.model, self.engine, self.workload, self.stages = model, engine, workload, tuple(stages)
         self.demand = Demand.of(workload, engine)
-        self._pricers = [LayerPricer(model, stage.device, stage.collective) for stage in stages]
+        self.layer_pricers = [LayerPricer(model, stage.device, stage.collective) for stage in stages]
         kinds = np.asarray(model.kind_of_layer)
-        self._layers_SK = np.stack(
+        self.layers_SK = np.stack(
             [np.bincount(kinds[slice(*stage.layers)], minlength=len(model.kinds)) for stage in stages]
         )
         self._weights_S = np.array([self._stage_weights(s) for s in range(len(stages))])
-        self._kv_SL = np.stack(
+        self.kv_bytes_SL = np.stack(
             [np.where(self._holds(stage), kv_bytes_per_token_L(model, stage.tp), 0.0) for stage in stages]
         )
         self.budgets: list[MemoryBudget] = [
@@ -160,12 +160,16 @@ class ReplicaPricer:
         tokens_GL = cached_tokens_L(self.model, sequences, self.demand.decode_context, self.demand.longest)
         kv_weight_S = np.array([budget.kv_weight for budget in self.budgets])
         fixed_S = np.array([budget.fixed for budget in self.budgets])
-        return np.asarray(self._weights_S + kv_weight_S * (tokens_GL @ self._kv_SL.T) + fixed_S)
+        return np.asarray(self._weights_S + kv_weight_S * (tokens_GL @ self.kv_bytes_SL.T) + fixed_S)
 
     @property
     def limit_S(self) -> Array:
         """Bytes that the engine may use on each GPU of each stage."""
         return np.array([budget.limit for budget in self.budgets])
+
+    def cache_bytes_S(self) -> Array:
+        """Bytes for the KV cache on each GPU of each stage; negative where weights do not fit."""
+        return np.array([b.cache(float(w)) for b, w in zip(self.budgets, self._weights_S, strict=True)])
 
     def kv_capacity(self) -> float:
         """Tokens of sequences of mean context that fit the KV cache of the tightest stage; negative if weights do not.
@@ -175,8 +179,7 @@ class ReplicaPricer:
         context = self.demand.decode_context
         one_L = cached_tokens_L(self.model, np.array(1.0), context, 0.0) / KV_HEADROOM
         rooms = []
-        for budget, weights, need in zip(self.budgets, self._weights_S, self._kv_SL @ one_L, strict=True):
-            free = budget.cache(float(weights))
+        for free, need in zip(self.cache_bytes_S().tolist(), self.kv_bytes_SL @ one_L, strict=True):
             rooms.append(free / float(need) * context if need else math.inf if free >= 0 else -1.0)
         return min(rooms)
 
@@ -186,7 +189,7 @@ class ReplicaPricer:
 
     def _state(self, batch_G: Array) -> tuple[SteadyState, list[StageTable]]:
         batch_G = np.asarray(batch_G, dtype=float)
-        tables = [stage_table(pricer, self.engine, self.demand, batch_G) for pricer in self._pricers]
+        tables = [stage_table(pricer, self.engine, self.demand, batch_G) for pricer in self.layer_pricers]
         last = len(self.stages) - 1
         tokens: dict[Iteration, Array] = {
             "mean": batch_G + self.demand.steady(batch_G),
@@ -197,10 +200,10 @@ class ReplicaPricer:
         wire_GS: dict[Iteration, Array] = {}
         for which, carried in tokens.items():
             time_GS[which] = np.stack(
-                [t.times(self._layers_SK[s], which, first=s == 0, last=s == last) for s, t in enumerate(tables)],
+                [t.times(self.layers_SK[s], which, first=s == 0, last=s == last) for s, t in enumerate(tables)],
                 axis=-1,
             )
-            wire_GS[which] = np.stack([self._wire(s, carried) for s in range(len(self.stages))], axis=-1)
+            wire_GS[which] = np.stack([self.wire_time(s, carried) for s in range(len(self.stages))], axis=-1)
         latency_S = np.array([s.hop.latency if s.hop else 0.0 for s in self.stages])
         back = np.full_like(batch_G, latency_S[-1])
         latency_S[-1] = 0.0
@@ -208,7 +211,8 @@ class ReplicaPricer:
         stages = np.full(batch_G.shape, len(self.stages))
         return steady_state(self.demand, self.engine.overhead.first_token.value, batch_G, stages, times), tables
 
-    def _wire(self, s: int, tokens_G: Array) -> Array:
+    def wire_time(self, s: int, tokens_G: Array) -> Array:
+        """Seconds that the link behind a stage is busy with the activations of so many tokens."""
         hop = self.stages[s].hop
         if hop is None or s == len(self.stages) - 1:  # token ids alone go back
             return np.zeros_like(tokens_G)
@@ -269,8 +273,8 @@ class ReplicaPricer:
         total: dict[str, float] = dict.fromkeys(PARTS, 0.0)
         weighted: dict[str, float] = dict.fromkeys(PARTS, 0.0)
         provenances: dict[str, list[Provenance]] = {name: [] for name in PARTS}
-        for s, (table, pricer) in enumerate(zip(tables, self._pricers, strict=True)):
-            parts = table.parts_PKG["chunk" if chunk else "mean"][:, :, at] @ self._layers_SK[s]
+        for s, (table, pricer) in enumerate(zip(tables, self.layer_pricers, strict=True)):
+            parts = table.parts_PKG["chunk" if chunk else "mean"][:, :, at] @ self.layers_SK[s]
             for name, time in zip(PARTS, parts, strict=True):
                 error, provenance = pricer.band(name)
                 total[name] += float(time)
@@ -299,8 +303,8 @@ class ReplicaPricer:
         return [
             float(
                 stage_table(pricer, self.engine, self.demand, one).times(
-                    self._layers_SK[s], "mean", first=s == 0, last=s == last
+                    self.layers_SK[s], "mean", first=s == 0, last=s == last
                 )[0]
             )
-            for s, pricer in enumerate(self._pricers)
+            for s, pricer in enumerate(self.layer_pricers)
         ]

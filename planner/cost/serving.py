@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 
+from planner.cost.host_times import part_factors
 from planner.cost.layer import LayerPricer, Load
 from planner.dtypes import DTYPE_BYTES
 
@@ -187,6 +188,7 @@ class StageTable:
 def stage_table(pricer: LayerPricer, engine: EngineProfile, demand: Demand, batch_G: Array) -> StageTable:
     """Price one kind of stage for decode batches `batch_G` (sequences per microbatch; need not be whole)."""
     overhead = engine.overhead
+    factor_P11 = part_factors(engine, pricer.model)[:, None, None]
     batch = np.asarray(batch_G, dtype=float)
     decoding = np.maximum(batch, 1.0)  # an iteration that decodes at all has a sequence in it
     steady, room, chunk = demand.steady(batch), demand.room(batch), demand.chunk(batch)
@@ -194,7 +196,7 @@ def stage_table(pricer: LayerPricer, engine: EngineProfile, demand: Demand, batc
     carried = np.minimum(np.maximum(demand.prompt, steady), np.maximum(room, steady))
 
     def parts(prefill: Array, context: float) -> Array:
-        return pricer.parts_PKB(
+        return factor_P11 * pricer.parts_PKB(
             Load(
                 decode=decoding,
                 decode_context=np.full_like(batch, demand.decode_context),
@@ -224,7 +226,8 @@ def stage_table(pricer: LayerPricer, engine: EngineProfile, demand: Demand, batc
             for which in kernels
         },
         last_G={
-            which: pricer.head_time_B(decoding + prompts[which]) + overhead.sequence.value * decoding
+            which: overhead.kernels.value * pricer.head_time_B(decoding + prompts[which])
+            + overhead.sequence.value * decoding
             for which in kernels
         },
         iteration=overhead.iteration.value,

@@ -52,6 +52,11 @@ class Count(Figure):
     value: int = Field(ge=1)
 
 
+_NEUTRAL: Final = Figure(
+    value=1.0, kind="estimated", source="not known: kernels count as they were measured", date="2026-11"
+)
+
+
 class Overheads(BaseModel):
     """Time an engine spends outside the kernels that the cost model counts, in seconds.
 
@@ -67,6 +72,11 @@ class Overheads(BaseModel):
         Per request: tokenising, scheduling and admitting its prompt; occupies the engine.
     first_token
         Per request: delay of its first token that keeps nobody else waiting (HTTP, streaming).
+    kernels, collectives
+        Time of kernels, and of all-reduces, inside the engine over their time alone: what a kernel waits for or gains
+        among others. 1 where nothing is known.
+    quantise
+        What quantising activations adds to the time of elementwise kernels, relative; 0 where nothing is known.
     """
 
     model_config = _STRICT
@@ -76,6 +86,9 @@ class Overheads(BaseModel):
     sequence: Figure
     prompt: Figure
     first_token: Figure
+    kernels: Figure = _NEUTRAL
+    collectives: Figure = _NEUTRAL
+    quantise: Figure = _NEUTRAL.model_copy(update={"value": 0.0})
 
 
 class ServingDefaults(BaseModel):

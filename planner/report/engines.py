@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -39,6 +39,13 @@ def engine_table(engines: Sequence[EngineProfile]) -> Table:
     return data_table(columns, rows, fold=("engine", "for"))
 
 
+_FACTORS: Final = {
+    "kernels": "time of kernels over their time alone",
+    "collectives": "time of all-reduces over their time alone",
+    "quantise": "quantising, on top of elementwise kernels",
+}
+
+
 def engine_report(engine: EngineProfile) -> RenderableType:
     """Describe one engine."""
     facts = {
@@ -70,6 +77,9 @@ def engine_report(engine: EngineProfile) -> RenderableType:
     for name in ("iteration", "layer", "sequence", "prompt", "first_token"):
         figure = getattr(overhead, name)
         rows.append(_row(f"overhead per {name.replace('_', ' ')}", format_seconds(figure.value), figure))
+    for name, words in _FACTORS.items():
+        figure = getattr(overhead, name)
+        rows.append(_row(words, f"{figure.value:.3g}", figure))
     table = data_table(["number", ">value", ">error", "kind", "source"], rows, fold=("number", "source"))
     notes = [Text(note, style="dim") for note in engine.notes]
     return Group(heading(f"{engine.title} {engine.version}"), block(facts), table, *notes)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from planner.cluster import load_device, load_link
-from planner.cost.closed_loop import LoadPattern, closed_loop, without_host_time
+from planner.cost.closed_loop import LoadPattern, closed_loop
 from planner.cost.network import collective_for
 from planner.cost.replica import PipelineStage, ReplicaPricer
 from planner.engine import load_engine
@@ -162,8 +162,6 @@ def test_offline_requests_cost_no_host_time() -> None:
     host = overhead.first_token.value + overhead.prompt.value
     assert served.ttft_B[0] - offline.ttft_B[0] == pytest.approx(host, rel=0.05)
     assert served.rate_B[0] < offline.rate_B[0]
-    assert without_host_time(pricer).engine.overhead.iteration == overhead.iteration
-    assert pricer.engine.overhead.prompt.value > 0  # the replica that was given is left alone
 
 
 def test_filling_and_draining() -> None:
