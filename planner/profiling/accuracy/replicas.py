@@ -1,44 +1,158 @@
-"""One serving replica as a truth row describes it, priced at several loads at once."""
+"""Serving replicas as truth rows describe them: tabulated once each, and all of their loads priced in one call."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 
 from planner.cluster import DeviceProfile, load_link
-from planner.cost.closed_loop import ClosedLoop, LoadPattern, closed_loop
+from planner.cost.closed_loop import ClosedLoop, Loads, LoopModel
+from planner.cost.host_times import HostTimes
+from planner.cost.iteration_tables import IterationTables
+from planner.cost.load_pattern import LoadPattern
 from planner.cost.memory import tensor_parallel_fault
 from planner.cost.network import collective_for
-from planner.cost.prediction import stated_errors
 from planner.cost.replica import PipelineStage, ReplicaPricer
 from planner.engine import EngineProfile, default_split, list_engines, load_engine
-from planner.errors import InfeasibleError, UnsupportedError
+from planner.errors import UnsupportedError
 from planner.model import ModelSpec
-from planner.profiling.accuracy.records import SkipRowError
-from planner.workload import Workload, fixed_workload
+from planner.profiling.accuracy.records import Skipped, SkipRowError
+from planner.workload import fixed_workload
 
-__all__ = ["Loaded", "label_of", "serve", "serving_engine"]
+__all__ = ["Served", "ServedRows", "Setting", "label_of", "serving_engine"]
 
 _NODE: int = 8  # GPUs that share the device's own link
 
 
-@dataclass(frozen=True, slots=True)
-class Loaded:
-    """A replica at some loads.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """A replica on one node.
 
     Parameters
     ----------
-    loop
-        What its clients see.
-    rate_error, first_error
-        Errors that the cost model states of rate, TPOT and latency, and of TTFT.
+    model, device, engine
+        What runs, where, under what.
+    tp, pp
+        Tensor and pipeline parallelism.
     """
 
-    loop: ClosedLoop
-    rate_error: float
-    first_error: float
+    model: ModelSpec
+    device: DeviceProfile
+    engine: EngineProfile
+    tp: int
+    pp: int
+
+    @property
+    def gpus(self) -> int:
+        """GPUs of the replica."""
+        return self.tp * self.pp
+
+    @property
+    def key(self) -> tuple[int, ...]:
+        """The same for the same replica: names read once are the same objects."""
+        return id(self.model), id(self.device), id(self.engine), self.tp, self.pp
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Served:
+    """A replica under a load, as one row describes it.
+
+    Parameters
+    ----------
+    row
+        Number of the row.
+    setting
+        The replica.
+    input, output
+        Mean tokens in and out.
+    concurrency
+        Requests under way.
+    pattern
+        How they come.
+    """
+
+    row: int
+    setting: Setting
+    input: float
+    output: float
+    concurrency: float
+    pattern: LoadPattern
+
+
+@dataclass(frozen=True, slots=True)
+class ServedRows:
+    """Rows that can be priced, with the tables of their replicas.
+
+    Parameters
+    ----------
+    rows
+        B of them, those that fit.
+    tables, engines
+        Of R replicas.
+    loads
+        Of the rows.
+    """
+
+    rows: tuple[Served, ...]
+    tables: IterationTables
+    engines: tuple[EngineProfile, ...]
+    loads: Loads
+
+    @classmethod
+    def of(cls, candidates: Iterable[Served]) -> tuple[ServedRows | None, list[Skipped]]:
+        """Tabulate what can be priced.
+
+        Returns
+        -------
+        tuple
+            The rows that can, None where there are none; and the others, each with its reason.
+        """
+        pricers: list[ReplicaPricer] = []
+        place: dict[tuple[int, ...], int | str] = {}
+        rows: list[Served] = []
+        skipped: list[Skipped] = []
+        for one in candidates:
+            if one.setting.key not in place:
+                try:
+                    pricers.append(_pricer(one.setting))
+                    place[one.setting.key] = len(pricers) - 1
+                except SkipRowError as reason:
+                    place[one.setting.key] = str(reason)
+            found = place[one.setting.key]
+            if isinstance(found, str):
+                skipped.append(Skipped(one.row, found))
+            else:
+                rows.append(one)
+        if not rows:
+            return None, skipped
+        tables = IterationTables.of(pricers)
+        engines = tuple(pricer.engine for pricer in pricers)
+        model = LoopModel(tables, HostTimes.of(engines))
+        fits_B = model.solve(_loads(rows, place)).fits_B
+        skipped += [Skipped(row.row, _too_long(row)) for row, fits in zip(rows, fits_B, strict=True) if not fits]
+        rows = [row for row, fits in zip(rows, fits_B, strict=True) if fits]
+        return (cls(tuple(rows), tables, engines, _loads(rows, place)) if rows else None), skipped
+
+    def solve(self, host: HostTimes | None = None) -> ClosedLoop:
+        """Price all rows, with the engines' own constants or others."""
+        return LoopModel(self.tables, host or HostTimes.of(self.engines)).solve(self.loads)
+
+
+def _loads(rows: Sequence[Served], place: dict[tuple[int, ...], int | str]) -> Loads:
+    return Loads.of(
+        [int(place[row.setting.key]) for row in rows],
+        [row.input for row in rows],
+        [row.output for row in rows],
+        [row.concurrency for row in rows],
+        [row.pattern for row in rows],
+    )
+
+
+def _too_long(row: Served) -> str:
+    return f"one request of {row.input + row.output:,.0f} tokens does not fit the KV cache beside the weights"
 
 
 def label_of(model: ModelSpec) -> str:
@@ -69,65 +183,33 @@ def serving_engine(name: str) -> EngineProfile:
     return load_engine(name)
 
 
-def serve(
-    model: ModelSpec,
-    device: DeviceProfile,
-    engine: EngineProfile,
-    *,
-    tp: int,
-    pp: int,
-    isl: float,
-    osl: float,
-    concurrency: list[float],
-    load: LoadPattern,
-) -> Loaded:
-    """Price a replica on one node under a closed loop.
-
-    Parameters
-    ----------
-    model, device, engine, tp, pp
-        The replica.
-    isl, osl
-        Mean tokens in and out.
-    concurrency
-        Requests under way.
-    load
-        How they come.
+def _pricer(setting: Setting) -> ReplicaPricer:
+    """The replica; its workload does not count.
 
     Raises
     ------
     SkipRowError
-        If it spans nodes, is not legal for the model, or does not fit.
+        If it spans nodes, or is not legal for the model.
     """
-    if tp * pp > _NODE:
-        raise SkipRowError(f"{tp * pp} GPUs span nodes, and the row does not say what connects these")
+    model, device, tp, pp = setting.model, setting.device, setting.tp, setting.pp
+    if setting.gpus > _NODE:
+        raise SkipRowError(f"{setting.gpus} GPUs span nodes, and the row does not say what connects these")
     fault = tensor_parallel_fault(model, tp)
     if fault is not None:
         raise SkipRowError(fault)
     link = load_link(device.link).link()
     collective = collective_for(device, tp, link, native=True)
     try:
-        layers = np.concatenate([[0], np.cumsum(default_split(engine, model.num_layers, pp))]).tolist()
+        cuts = np.concatenate([[0], np.cumsum(default_split(setting.engine, model.num_layers, pp))]).tolist()
     except UnsupportedError as error:
         raise SkipRowError(str(error)) from None
     stages = [
         PipelineStage(
             device=device,
             collective=collective,
-            layers=(layers[s], layers[s + 1]),
+            layers=(cuts[s], cuts[s + 1]),
             hop=link if pp > 1 else None,
         )
         for s in range(pp)
     ]
-    pricer = ReplicaPricer(model, engine, _lengths(isl, osl), stages)
-    try:
-        loop = closed_loop(pricer, np.asarray(concurrency), load)
-    except InfeasibleError as error:
-        raise SkipRowError(str(error).split("\n")[0]) from None
-    operation = pricer.at_rate(float(np.median(loop.rate_B)))
-    rate_error, first_error = stated_errors(engine, operation)
-    return Loaded(loop, rate_error, first_error)
-
-
-def _lengths(isl: float, osl: float) -> Workload:
-    return fixed_workload(max(1, round(isl)), max(1, round(osl)))
+    return ReplicaPricer(model, setting.engine, fixed_workload(1, 1), stages)

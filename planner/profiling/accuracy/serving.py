@@ -2,92 +2,112 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Final
 
+from planner.profiling.accuracy.bands import stated_error
 from planner.profiling.accuracy.names import LoadRule, device_of, load_of, model_of
 from planner.profiling.accuracy.records import Comparison, FigureName, Layout, Outcome, Skipped, SkipRowError
-from planner.profiling.accuracy.replicas import label_of, serve, serving_engine
+from planner.profiling.accuracy.replicas import Served, ServedRows, Setting, label_of, serving_engine
 from planner.profiling.accuracy.table import Row
 
-__all__ = ["SERVING_SILICON"]
+__all__ = ["SERVING_SILICON", "SiliconRow", "silicon_rows"]
 
 _MS: Final = 1e-3
-# Everything that rows may differ in and still be one replica under several loads.
-_SETTING: Final = (
-    "harness",
-    "backend",
-    "model_path",
-    "system",
-    "precision",
-    "gemm_quant_mode",
-    "isl",
-    "osl",
-    "tp_size",
-)
-_SETTING_REST: Final = ("pp_size", "attention_dp_size", "moe_tp_size", "moe_ep_size")
 
 
-def _predict(rows: Sequence[Row]) -> Iterator[Outcome]:
-    settings: dict[tuple[str, ...], list[Row]] = defaultdict(list)
+@dataclass(frozen=True, slots=True)
+class SiliconRow:
+    """One row of the serving tables.
+
+    Parameters
+    ----------
+    served
+        The replica and its load.
+    rule
+        Why the load is taken to be so.
+    ttft, tpot
+        Seconds, measured.
+    output
+        Tokens by which the row reckons its end-to-end latency.
+    group
+        GPU type, engine and model, as the row writes them: what is left out together in a cross-validation.
+    """
+
+    served: Served
+    rule: LoadRule
+    ttft: float
+    tpot: float
+    output: int
+    group: tuple[str, str, str]
+
+
+def silicon_rows(rows: Sequence[Row]) -> tuple[list[SiliconRow], list[Skipped]]:
+    """Read rows; those that cannot be priced come back with the reason."""
+    read: list[SiliconRow] = []
+    skipped: list[Skipped] = []
     for row in rows:
         try:
-            _refuse(row)
+            read.append(_read(row))
         except SkipRowError as reason:
-            yield Skipped(row.number, str(reason))
-            continue
-        settings[tuple(row.text(name) for name in (*_SETTING, *_SETTING_REST))].append(row)
-    for alike in settings.values():
-        try:
-            yield from _setting(alike)
-        except SkipRowError as reason:
-            yield from (Skipped(row.number, str(reason)) for row in alike)
+            skipped.append(Skipped(row.number, str(reason)))
+    return read, skipped
 
 
-def _refuse(row: Row) -> None:
-    """Raise for what is not priced yet."""
+def _read(row: Row) -> SiliconRow:
     if row.text("mode") == "disagg":
         raise SkipRowError("prefill and decode on separate workers are not priced yet")
     if row.whole("attention_dp_size", default=1) > 1:
         raise SkipRowError("data-parallel attention is not priced yet")
-
-
-def _setting(rows: Sequence[Row]) -> Iterator[Comparison]:
-    row = rows[0]
-    model = model_of(row.text("model_path"), row.text("gemm_quant_mode") or row.text("precision"))
-    device, engine = device_of(row.text("system")), serving_engine(row.text("backend"))
     rule: LoadRule = load_of("serving_silicon", row)
-    osl = row.whole("osl")
-    loaded = serve(
-        model,
-        device,
-        engine,
+    output = row.whole("osl")
+    setting = Setting(
+        model=model_of(row.text("model_path"), row.text("gemm_quant_mode") or row.text("precision")),
+        device=device_of(row.text("system")),
+        engine=serving_engine(row.text("backend")),
         tp=row.whole("tp_size"),
         pp=row.whole("pp_size", default=1),
-        isl=row.whole("isl") * rule.length_share,
-        osl=osl * rule.length_share,
-        concurrency=[row.number_of("batch_size") for row in rows],
-        load=rule.pattern,
     )
-    for b, row in enumerate(rows):
-        ttft, tpot = row.number_of("silicon_ttft_ms") * _MS, row.number_of("silicon_tpot_ms") * _MS
-        first, each = float(loaded.loop.ttft_B[b]), float(loaded.loop.tpot_B[b])
-        figures: tuple[tuple[FigureName, float, float, float], ...] = (
-            ("ttft", ttft, first, loaded.first_error),
-            ("tpot", tpot, each, loaded.rate_error),
-            ("e2e", ttft + osl * tpot, first + osl * each, loaded.rate_error),
+    served = Served(
+        row=row.number,
+        setting=setting,
+        input=row.whole("isl") * rule.length_share,
+        output=output * rule.length_share,
+        concurrency=row.number_of("batch_size"),
+        pattern=rule.pattern,
+    )
+    ttft, tpot = row.number_of("silicon_ttft_ms") * _MS, row.number_of("silicon_tpot_ms") * _MS
+    group = (row.text("system"), row.text("backend"), row.text("model_path"))
+    return SiliconRow(served, rule, ttft, tpot, output, group)
+
+
+def _predict(rows: Sequence[Row]) -> Iterator[Outcome]:
+    read, skipped = silicon_rows(rows)
+    served, too_large = ServedRows.of(one.served for one in read)
+    yield from (*skipped, *too_large)
+    if served is None:
+        return
+    loop = served.solve()
+    by_number = {one.served.row: one for one in read}
+    for b, priced in enumerate(served.rows):
+        one, setting = by_number[priced.row], priced.setting
+        first, each = float(loop.ttft_B[b]), float(loop.tpot_B[b])
+        figures: tuple[tuple[FigureName, float, float], ...] = (
+            ("ttft", one.ttft, first),
+            ("tpot", one.tpot, each),
+            ("e2e", one.ttft + one.output * one.tpot, first + one.output * each),
         )
-        for figure, measured, predicted, error in figures:
+        for figure, measured, predicted in figures:
             yield Comparison(
-                row=row.number,
-                model=label_of(model),
-                device=device.name,
-                engine=engine.name,
+                row=priced.row,
+                model=label_of(setting.model),
+                device=setting.device.name,
+                engine=setting.engine.name,
                 figure=figure,
                 measured=measured,
                 predicted=predicted,
-                error=error,
+                error=stated_error(figure, setting),
             )
 
 

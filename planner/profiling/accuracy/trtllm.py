@@ -2,83 +2,135 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Final
 
+from planner.cost.closed_loop import ClosedLoop
+from planner.profiling.accuracy.bands import stated_error
 from planner.profiling.accuracy.names import device_of, load_of, model_of
 from planner.profiling.accuracy.records import Comparison, FigureName, Layout, Outcome, Skipped, SkipRowError
-from planner.profiling.accuracy.replicas import Loaded, label_of, serve, serving_engine
+from planner.profiling.accuracy.replicas import Served, ServedRows, Setting, label_of, serving_engine
 from planner.profiling.accuracy.table import Row
 
-__all__ = ["FIRST_TOKEN", "MAX_LOAD", "STATIC_BATCH"]
+__all__ = ["FIRST_TOKEN", "MAX_LOAD", "STATIC_BATCH", "OfflineLayout", "OfflineRow"]
 
 _ENGINE: Final = "trtllm"
 # Requests that are handed over where a row does not say: more than ever run at once.
 _MANY: Final = 1_000_000.0
 
-Predicted = tuple[FigureName, float, float, float]
+
+@dataclass(frozen=True, slots=True)
+class OfflineRow:
+    """One row: the replica under its load, and what was measured."""
+
+    served: Served
+    measured: float
 
 
-def _loaded(layout: str, row: Row, concurrency: float, *, osl: int) -> Loaded:
-    return serve(
-        model_of(row.text("model"), row.text("precision")),
-        device_of(row.text("gpu")),
-        serving_engine(_ENGINE),
+@dataclass(frozen=True, slots=True)
+class OfflineLayout:
+    """How the rows of one of these tables are read.
+
+    Parameters
+    ----------
+    name
+        Of the layout.
+    figure
+        What its rows measure.
+    read
+        A row, or a `SkipRowError` why not.
+    predicted
+        That figure of row b of a solved loop.
+    """
+
+    name: str
+    figure: FigureName
+    read: Callable[[Row], OfflineRow]
+    predicted: Callable[[Served, ClosedLoop, int], float]
+
+    def rows(self, rows: Sequence[Row]) -> tuple[list[OfflineRow], list[Skipped]]:
+        """Read rows; those that cannot be priced come back with the reason."""
+        read: list[OfflineRow] = []
+        skipped: list[Skipped] = []
+        for row in rows:
+            try:
+                read.append(self.read(row))
+            except SkipRowError as reason:
+                skipped.append(Skipped(row.number, str(reason)))
+        return read, skipped
+
+    def predict(self, rows: Sequence[Row]) -> Iterator[Outcome]:
+        """Compare rows with predictions."""
+        read, skipped = self.rows(rows)
+        served, too_large = ServedRows.of(one.served for one in read)
+        yield from (*skipped, *too_large)
+        if served is None:
+            return
+        loop = served.solve()
+        measured = {one.served.row: one.measured for one in read}
+        for b, priced in enumerate(served.rows):
+            setting = priced.setting
+            if self is STATIC and loop.running_B[b] < priced.concurrency * (1 - 1e-9):
+                room = f"the KV cache has room for {loop.running_B[b]:.0f} of it"
+                yield Skipped(priced.row, f"a batch of {priced.concurrency:.0f} does not fit: {room}")
+                continue
+            yield Comparison(
+                row=priced.row,
+                model=label_of(setting.model),
+                device=setting.device.name,
+                engine=setting.engine.name,
+                figure=self.figure,
+                measured=measured[priced.row],
+                predicted=self.predicted(priced, loop, b),
+                error=stated_error(self.figure, setting),
+            )
+
+
+def _served(layout: str, row: Row, concurrency: float, *, osl: int) -> Served:
+    setting = Setting(
+        model=model_of(row.text("model"), row.text("precision")),
+        device=device_of(row.text("gpu")),
+        engine=serving_engine(_ENGINE),
         tp=row.whole("tp"),
         pp=row.whole("pp", default=1),
-        isl=row.whole("isl"),
-        osl=osl,
-        concurrency=[concurrency],
-        load=load_of(layout, row).pattern,
+    )
+    return Served(
+        row=row.number,
+        setting=setting,
+        input=row.whole("isl"),
+        output=osl,
+        concurrency=concurrency,
+        pattern=load_of(layout, row).pattern,
     )
 
 
-def _max_load(row: Row) -> Predicted:
-    measured, osl = row.number_of("total_output_tokens_per_s"), row.whole("osl")
+def _max_load(row: Row) -> OfflineRow:
     requests = load_of("trtllm_max_load", row).requests
-    loaded = _loaded("trtllm_max_load", row, _MANY if requests is None else float(requests), osl=osl)
-    return "throughput", measured, osl * float(loaded.loop.mean_rate_B[0]), loaded.rate_error
+    served = _served("trtllm_max_load", row, _MANY if requests is None else float(requests), osl=row.whole("osl"))
+    return OfflineRow(served, row.number_of("total_output_tokens_per_s"))
 
 
-def _static_batch(row: Row) -> Predicted:
-    measured, osl, batch = row.number_of("out_tok_per_s_per_gpu"), row.whole("osl"), row.whole("batch_size")
-    loaded = _loaded("trtllm_static_batch", row, float(batch), osl=osl)
-    if loaded.loop.running_B[0] < batch * (1 - 1e-9):
-        raise SkipRowError(
-            f"a batch of {batch} does not fit: the KV cache has room for {loaded.loop.running_B[0]:.0f} of it"
-        )
-    gpus = row.whole("tp") * row.whole("pp", default=1)
-    return "throughput", measured, osl * float(loaded.loop.rate_B[0]) / gpus, loaded.rate_error
+def _static_batch(row: Row) -> OfflineRow:
+    served = _served("trtllm_static_batch", row, float(row.whole("batch_size")), osl=row.whole("osl"))
+    return OfflineRow(served, row.number_of("out_tok_per_s_per_gpu"))
 
 
-def _first_token(row: Row) -> Predicted:
-    measured = row.number_of("first_token_latency_ms") * 1e-3
-    loaded = _loaded("trtllm_first_token", row, float(row.whole("batch_size")), osl=1)
-    return "ttft", measured, float(loaded.loop.ttft_B[0]), loaded.first_error
+def _first_token(row: Row) -> OfflineRow:
+    served = _served("trtllm_first_token", row, float(row.whole("batch_size")), osl=1)
+    return OfflineRow(served, row.number_of("first_token_latency_ms") * 1e-3)
 
 
-def _each(predict: Callable[[Row], Predicted]) -> Callable[[Sequence[Row]], Iterable[Outcome]]:
-    def compare(rows: Sequence[Row]) -> Iterator[Outcome]:
-        for row in rows:
-            try:
-                figure, measured, predicted, error = predict(row)
-                model, device = model_of(row.text("model"), row.text("precision")), device_of(row.text("gpu"))
-            except SkipRowError as reason:
-                yield Skipped(row.number, str(reason))
-                continue
-            yield Comparison(
-                row=row.number,
-                model=label_of(model),
-                device=device.name,
-                engine=_ENGINE,
-                figure=figure,
-                measured=measured,
-                predicted=predicted,
-                error=error,
-            )
-
-    return compare
-
+SATURATED: Final = OfflineLayout(
+    "trtllm_max_load", "throughput", _max_load, lambda one, loop, b: one.output * float(loop.mean_rate_B[b])
+)
+STATIC: Final = OfflineLayout(
+    "trtllm_static_batch",
+    "throughput",
+    _static_batch,
+    lambda one, loop, b: one.output * float(loop.rate_B[b]) / one.setting.gpus,
+)
+FIRST: Final = OfflineLayout("trtllm_first_token", "ttft", _first_token, lambda _, loop, b: float(loop.ttft_B[b]))
 
 _NOT_FITTED: Final = (
     "Nothing was fitted to rows of this layout. Overheads come from interactive serving with TensorRT-LLM 1; the time "
@@ -86,23 +138,23 @@ _NOT_FITTED: Final = (
 )
 
 MAX_LOAD: Final = Layout(
-    name="trtllm_max_load",
+    name=SATURATED.name,
     title="output tokens per second at saturation",
     columns=("model", "gpu", "precision", "tp", "isl", "osl", "total_output_tokens_per_s"),
-    predict=_each(_max_load),
+    predict=SATURATED.predict,
     fitted=_NOT_FITTED,
 )
 STATIC_BATCH: Final = Layout(
-    name="trtllm_static_batch",
+    name=STATIC.name,
     title="output tokens per second and GPU of a static batch",
     columns=("model", "gpu", "precision", "batch_size", "tp", "isl", "osl", "out_tok_per_s_per_gpu"),
-    predict=_each(_static_batch),
+    predict=STATIC.predict,
     fitted=_NOT_FITTED,
 )
 FIRST_TOKEN: Final = Layout(
-    name="trtllm_first_token",
+    name=FIRST.name,
     title="latency of the first token at batch 1",
     columns=("model", "gpu", "precision", "batch_size", "tp", "isl", "first_token_latency_ms"),
-    predict=_each(_first_token),
+    predict=FIRST.predict,
     fitted=_NOT_FITTED,
 )
