@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from planner.model.families.blocks import Architecture, Family
-from planner.model.families.classic import gpt2, gpt_neo, gpt_neox, opt
+from planner.model.families.classic import falcon, gpt2, gpt_neo, gpt_neox, gptj, opt
 from planner.model.families.dense import gemma, gemma2, gemma3, llama, mistral, phi3, qwen2, qwen3
 from planner.model.families.experts import gpt_oss, minimax_m2, mixtral, qwen2_moe, qwen3_moe
 from planner.model.families.latent import deepseek_v2, deepseek_v3
@@ -17,6 +17,7 @@ FAMILIES: Final[Mapping[str, Family]] = {
     "deepseek_v2": deepseek_v2,
     "deepseek_v3": deepseek_v3,
     "gemma": gemma,
+    "falcon": falcon,
     "gemma2": gemma2,
     "gemma3": gemma3,
     "gemma3_text": gemma3,
@@ -24,6 +25,7 @@ FAMILIES: Final[Mapping[str, Family]] = {
     "gpt_neo": gpt_neo,
     "gpt_neox": gpt_neox,
     "gpt_oss": gpt_oss,
+    "gptj": gptj,
     "kimi_k2": deepseek_v3,
     "llama": llama,
     "minimax_m2": minimax_m2,

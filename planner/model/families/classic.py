@@ -1,4 +1,4 @@
-"""Decoders with layer norms, biases and a plain feed-forward half: GPT-2, GPT-3, GPT-Neo, GPT-NeoX, OPT."""
+"""Decoders with layer norms and a plain feed-forward half: GPT-2, GPT-3, GPT-Neo, GPT-NeoX, GPT-J, OPT, Falcon."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from planner.model.families.blocks import (
 from planner.model.quantization import Formats
 from planner.model.spec import Attention, Gemm
 
-__all__ = ["gpt2", "gpt_neo", "gpt_neox", "opt"]
+__all__ = ["falcon", "gpt2", "gpt_neo", "gpt_neox", "gptj", "opt"]
 
 
 def gpt2(config: Config, formats: Formats) -> Architecture:
@@ -45,6 +45,49 @@ def gpt_neox(config: Config, formats: Formats) -> Architecture:
         out_bias=bias,
         positions=False,
         tied=False,
+    )
+
+
+def gptj(config: Config, formats: Formats) -> Architecture:
+    """GPT-J (Wang and Komatsuzaki 2021): rotary positions, both halves of a layer behind one norm."""
+    modules = ("attn.q_proj", "attn.out_proj", "mlp.fc_in", "mlp.fc_out")
+    return _classic(
+        config,
+        formats,
+        "transformer.h",
+        modules,
+        qkv_bias=False,
+        out_bias=False,
+        positions=False,
+        tied=False,
+        norms=1,
+        head_bias=True,
+    )
+
+
+def falcon(config: Config, formats: Formats) -> Architecture:
+    """Falcon (Almazrouei et al. 2023): few key-value heads; 40B and 180B have two norms side by side, 7B one."""
+    modules = (
+        "self_attention.query_key_value",
+        "self_attention.dense",
+        "mlp.dense_h_to_4h",
+        "mlp.dense_4h_to_h",
+    )
+    bias = config.flag("bias", default=False)
+    grouped = config.flag("new_decoder_architecture", default=False)
+    one = config.flag("multi_query", default=True)
+    kv_heads = config.integer("num_kv_heads", default=config.integer(*HEADS)) if grouped else 1 if one else None
+    return _classic(
+        config,
+        formats,
+        "transformer.h",
+        modules,
+        qkv_bias=bias,
+        out_bias=bias,
+        ffn_bias=bias,
+        positions=False,
+        kv_heads=kv_heads,
+        norms=2 if grouped or not config.flag("parallel_attn", default=True) else 1,
     )
 
 
@@ -83,6 +126,9 @@ def _classic(
     embedding_width: int | None = None,
     final_norm: bool = True,
     tied: bool = True,
+    kv_heads: int | None = None,
+    norms: int = 2,
+    head_bias: bool = False,
 ) -> Architecture:
     """Build what these families share; ``modules`` are the paths of the four matrices of a layer."""
     hidden, heads = config.integer(*HIDDEN), config.integer(*HEADS)
@@ -92,6 +138,8 @@ def _classic(
     layers = config.integer(*LAYERS)
     vocab, context = config.integer("vocab_size"), config.integer(*CONTEXT)
     embedded = embedding_width or hidden
+    shared = kv_heads or heads
+    kv_dim = 2 * shared * (hidden // heads)
 
     def attention(i: int) -> AttentionPart:
         into, out = (formats.of(f"{root}.{i}.{module}") for module in modules[:2])
@@ -99,14 +147,14 @@ def _classic(
             shape=Attention(
                 kind="gqa",
                 heads=heads,
-                kv_heads=heads,
+                kv_heads=shared,
                 head_dim=hidden // heads,
                 value_dim=hidden // heads,
-                kv_dim=2 * hidden,
+                kv_dim=kv_dim,
                 window=windows[i] if windows is not None else None,
             ),
             gemms=(
-                Gemm(name="qkv", n=3 * hidden, k=hidden, split="column", dtype=into, bias=qkv_bias),
+                Gemm(name="qkv", n=hidden + kv_dim, k=hidden, split="column", dtype=into, bias=qkv_bias),
                 Gemm(name="attention_out", n=hidden, k=hidden, split="row", dtype=out, bias=out_bias),
             ),
         )
@@ -124,7 +172,8 @@ def _classic(
     other = 2 * hidden if final_norm else 0
     other += (context + spare_positions) * hidden if positions else 0
     other += 2 * embedded * hidden if embedded != hidden else 0  # projections into and out of the layers
-    norm_params = 4 * hidden  # two layer norms, each a scale and a shift
+    other += vocab if head_bias else 0
+    norm_params = 2 * norms * hidden  # a scale and a shift each
     return Architecture(
         hidden=hidden,
         vocab=vocab,
