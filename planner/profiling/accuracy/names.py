@@ -71,6 +71,8 @@ class LoadRule(BaseModel):
 
     Parameters
     ----------
+    name
+        To call it.
     match
         Fields of a row (and ``layout``) with the value, or one of the values, that they must have.
     arrival, synchrony, requests, slot_wait, prompt_wait, stream_interval, offline
@@ -83,6 +85,7 @@ class LoadRule(BaseModel):
 
     model_config = _STRICT
 
+    name: str = Field(pattern=r"^[a-z0-9_]+$")
     match: dict[str, Scalar | tuple[Scalar, ...]]
     arrival: Literal["closed", "burst"] = "closed"
     synchrony: float = Field(default=0.0, ge=0, le=1)
