@@ -67,7 +67,7 @@ class Loads:
     waves_B, slot_wait_B, prompt_wait_B, stream_interval_B, prefix_share_B, offline_B
         See `LoadPattern`; its synchrony is called waves, as a burst counts as 1.
     requests_B, slot_limit_B
-        The same; infinite where there is no limit.
+        The same; infinite where nothing is told.
     """
 
     replica_B: IntArray
@@ -230,7 +230,8 @@ class _Loop:
 
         fits_B = requests(loads.input_B + loads.output_B) >= 1.0
         slots_B = requests(loads.input_B + tables.reserved_R[r_B] * loads.output_B)
-        slots_B = np.minimum(slots_B, np.minimum(tables.sequences_R[r_B], loads.slot_limit_B))
+        told_B = np.isfinite(loads.slot_limit_B)
+        slots_B = np.minimum(slots_B, np.where(told_B, loads.slot_limit_B, tables.sequences_R[r_B]))
         return np.asarray(fits_B), np.maximum(slots_B, 1.0)
 
     def _cycles(self, decoding_B: Array) -> tuple[Array, Array, Array]:

@@ -32,7 +32,7 @@ class LoadPattern:
     stream_interval
         Tokens after the first that are held back and streamed together with it.
     slot_limit
-        Most sequences that the server runs at once; None: the engine's own limit.
+        Most sequences that the server was told to run at once; None: the engine's default.
     prefix_share
         Share of each prompt that is in the prefix cache: it is seen, but not computed.
     offline

@@ -35,6 +35,7 @@ TOTAL = {
     "llama-7b": 6.738e9,
     "minimax-m2.5": 228.7e9,
     "mistral-7b": 7.242e9,
+    "mistral-7b-v0.3": 7.248e9,
     "mixtral-8x22b": 140.6e9,
     "mixtral-8x7b": 46.70e9,
     "opt-13b": 12.853e9,

@@ -75,7 +75,7 @@ class LoadRule(BaseModel):
         To call it.
     match
         Fields of a row (and ``layout``) with the value, or one of the values, that they must have.
-    arrival, synchrony, requests, slot_wait, prompt_wait, stream_interval, offline
+    arrival, synchrony, requests, slot_wait, prompt_wait, stream_interval, slot_limit, prefix_share, offline
         See `planner.cost.closed_loop.LoadPattern`.
     length_share
         Mean length of prompts and answers over the length that the row states.
@@ -93,6 +93,8 @@ class LoadRule(BaseModel):
     slot_wait: float = Field(default=0.0, ge=0)
     prompt_wait: float = Field(default=0.0, ge=0)
     stream_interval: float = Field(default=0.0, ge=0)
+    slot_limit: int | None = Field(default=None, ge=1)
+    prefix_share: float = Field(default=0.0, ge=0, lt=1)
     offline: bool = False
     length_share: float = Field(default=1.0, gt=0, le=1)
     why: str
@@ -115,6 +117,8 @@ class LoadRule(BaseModel):
             slot_wait=self.slot_wait,
             prompt_wait=self.prompt_wait,
             stream_interval=self.stream_interval,
+            slot_limit=self.slot_limit,
+            prefix_share=self.prefix_share,
             offline=self.offline,
         )
 
