@@ -42,6 +42,9 @@ class SurfaceFacts(BaseModel):
         Library or engine with its version.
     note
         What a reader must know.
+    named
+        Where the first axis counts things instead of measuring a size: their names in order, numbered from 1, with the
+        error of each.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -53,6 +56,7 @@ class SurfaceFacts(BaseModel):
     error_basis: str = Field(min_length=1)
     software: str = ""
     note: str = ""
+    named: dict[str, float] = Field(default_factory=dict)
 
 
 class SurfaceFile(BaseModel):

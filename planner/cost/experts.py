@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from planner.cost.device import compute_dtype
-from planner.cost.measured import FittedSurface, fitted_surfaces
+from planner.cost.measured import KernelSurface, kernel_surfaces
 from planner.dtypes import DTYPE_BYTES, Dtype
 
 if TYPE_CHECKING:
@@ -172,7 +172,7 @@ class ExpertKernel:
         """Relative error and provenance; that of the shape itself where it was measured."""
         if self._fitted is None:
             raise KeyError(self.stored)
-        errors = list(self._fitted.shape_errors.values())
+        errors = list(self._fitted.named.values())
         place = self._place(routing)
         error = errors[place - 1] if place else self._fitted.error
         if self._fitted.provenance == "spec":
@@ -184,18 +184,18 @@ class ExpertKernel:
         if self._fitted is None:
             return 0
         wanted = shape_key(self.hidden, self.intermediate, routing.top_k, routing.experts)
-        shapes = list(self._fitted.shape_errors)
+        shapes = list(self._fitted.named)
         return shapes.index(wanted) + 1 if wanted in shapes else 0
 
 
-def _chosen(device: DeviceProfile, engine: str, stored: Dtype) -> tuple[FittedSurface | None, str]:
+def _chosen(device: DeviceProfile, engine: str, stored: Dtype) -> tuple[KernelSurface | None, str]:
     """Surface that an engine's operator goes by, and the format it is run in."""
-    surfaces = fitted_surfaces(device, "moe")
+    surfaces = kernel_surfaces(device, "moe")
     formats = EXPERT_FORMATS.get(stored, ())
     for name in (engine, *_STAND_INS.get(engine, _STAND_INS["vllm"])):
         # TensorRT-LLM quantises activations to mxfp8 where the GPU multiplies them
         for form in reversed(formats) if name == "trtllm" and stored == "mxfp4" else formats:
-            found = surfaces.get(f"{name}.{form}")
+            found = surfaces.get(f"{form}/{name}")
             if found is None:
                 continue
             return (found if name == engine else replace(found, provenance="spec")), form

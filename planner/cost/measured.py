@@ -1,130 +1,67 @@
-"""Fitted kernel surfaces that ship by GPU type: ``profiles/measured/<device>/<family>.npz`` and its sidecar.
+"""Kernel surfaces for a GPU type: its own, or a relative's where it has none.
 
-A GPU type without measurements of its own takes those of the nearest relative, as a share of its own roofline; that
-is an estimate, and its error is wider.
+A relative's share of the roofline is an estimate for another GPU, with a wider error.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-
-from planner.cluster.surface import Surface, read_surfaces
-from planner.errors import InputError
-from planner.resources import read_text, resource_dir
+from planner.cluster import load_device
+from planner.cluster.measured import load_fitted
+from planner.resources import resource_dir
 
 if TYPE_CHECKING:
     from planner.cluster import DeviceProfile
+    from planner.cluster.surface import Surface
     from planner.plan.figure import Provenance
 
-__all__ = ["FittedSurface", "SurfaceOrigin", "TRANSFER_ERROR", "fitted_surfaces", "surface_folder"]
+__all__ = ["TRANSFER_ERROR", "KernelSurface", "kernel_surfaces"]
 
-# Relative error of a kernel's share of the roofline on another GPU type: between H100 and H200, and H200 and B200, the
-# measured shares differ by that much at the median.
+# Relative error of a share of the roofline on another GPU type; an estimate.
 TRANSFER_ERROR: Final = 0.35
 
 
-class SurfaceOrigin(BaseModel):
-    """The ``.yaml`` beside a file of surfaces.
-
-    Parameters
-    ----------
-    family
-        ``moe`` or ``mla``.
-    device, compute_capability
-        What was measured.
-    title, source, licence, date
-        Provenance.
-    flops, memory_bandwidth
-        Roofline that the shares refer to, where the device has no profile of its own to look it up in.
-    errors
-        By surface: median relative error on what the fit had not seen.
-    shapes
-        By surface of corrections: the shapes along its first axis, numbered from 1, with the median relative error of
-        each.
-    basis
-        How these errors were found.
-    note
-        What a reader must know.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    family: str
-    device: str
-    compute_capability: str
-    title: str
-    source: str
-    licence: str
-    date: str
-    memory_bandwidth: float
-    flops: dict[str, float]
-    errors: dict[str, float] = Field(min_length=1)
-    shapes: dict[str, dict[str, float]] = Field(default_factory=dict)
-    basis: str
-    note: str = ""
-
-
 @dataclass(frozen=True, slots=True)
-class FittedSurface:
-    """A surface with its error and what it rests on.
+class KernelSurface:
+    """A surface as the cost model uses it.
 
     Parameters
     ----------
-    surface, error, provenance
-        Values, their relative error, and where they come from.
-    corrections, shape_errors
-        Factors by shape (numbered from 1 in the order of `shape_errors`) and the surface's own other axes, with the
-        error that is left, where shapes were measured one by one.
+    surface
+        Shares of the roofline.
+    error, provenance
+        Relative error, and what the values rest on.
+    corrections, named
+        Factors on it for things measured one by one, numbered from 1 in the order of `named`, with the error of each.
     """
 
     surface: Surface
     error: float
     provenance: Provenance
-    corrections: Surface | None = None
-    shape_errors: Mapping[str, float] = field(default_factory=dict)
+    corrections: Surface | None
+    named: Mapping[str, float]
 
 
-def surface_folder() -> Path:
-    """Folder of the shipped surfaces, one folder a device."""
-    return resource_dir("profiles") / "measured"
-
-
-@lru_cache(maxsize=64)
-def _origin(path: Path) -> SurfaceOrigin:
-    try:
-        return SurfaceOrigin.model_validate(yaml.safe_load(read_text(path, "provenance")))
-    except (yaml.YAMLError, ValidationError) as error:
-        raise InputError(str(error), where=path) from None
-
-
-@lru_cache(maxsize=8)
-def _shipped(family: str) -> Mapping[str, SurfaceOrigin]:
-    return {
-        path.parent.name: _origin(path.with_suffix(".yaml")) for path in sorted(surface_folder().glob(f"*/{family}.npz"))
-    }
-
-
-@lru_cache(maxsize=64)
-def _read(device: str, family: str) -> Mapping[str, Surface]:
-    return read_surfaces(surface_folder() / device / f"{family}.npz")
-
-
-def fitted_surfaces(device: DeviceProfile, family: str) -> Mapping[str, FittedSurface]:
-    """Surfaces of a family for a GPU type: its own, or a relative's; empty where there is none.
+def kernel_surfaces(device: DeviceProfile, family: str) -> Mapping[str, KernelSurface]:
+    """Surfaces of a family for a GPU type; empty where neither it nor a relative was measured.
 
     A relative has the same compute capability, or at least the same generation (its first digits).
+
+    Parameters
+    ----------
+    device
+        The GPU.
+    family
+        ``"moe"`` or ``"mla"``.
 
     Examples
     --------
     >>> from planner.cluster import load_device
-    >>> surface = fitted_surfaces(load_device("h200"), "moe")["trtllm.fp8_block"]
+    >>> surface = kernel_surfaces(load_device("h200"), "moe")["fp8_block/trtllm"]
     >>> surface.provenance, surface.surface.names
     ('fitted', ('tokens_per_expert', 'width', 'work'))
     """
@@ -133,31 +70,43 @@ def fitted_surfaces(device: DeviceProfile, family: str) -> Mapping[str, FittedSu
 
 
 @lru_cache(maxsize=64)
-def _surfaces(name: str, capability: str | None, bandwidth: float, family: str) -> Mapping[str, FittedSurface]:
-    shipped = _shipped(family)
-    lender = name if name in shipped else _relative(capability, bandwidth, shipped)
+def _surfaces(name: str, capability: str | None, bandwidth: float, family: str) -> Mapping[str, KernelSurface]:
+    measured = _measured(family)
+    lender = name if name in measured else _relative(capability, bandwidth, measured)
     if lender is None:
         return {}
-    own, origin, surfaces = lender == name, shipped[lender], _read(lender, family)
+    fitted = load_fitted(lender, family)
+    own = lender == name
     least = 0.0 if own else TRANSFER_ERROR
-    return {
-        key: FittedSurface(
-            surfaces[key],
-            max(error, least),
-            "fitted" if own else "spec",
-            surfaces.get(f"{key}.shapes"),
-            {shape: max(e, least) for shape, e in origin.shapes.get(f"{key}.shapes", {}).items()},
+    surfaces = {}
+    for key, one in fitted.items():
+        if key.endswith("/shapes"):
+            continue
+        shapes = fitted.get(f"{key}/shapes")
+        named = {} if shapes is None else {shape: max(e, least) for shape, e in shapes.facts.named.items()}
+        surfaces[key] = KernelSurface(
+            surface=one.surface,
+            error=max(one.facts.error, least),
+            provenance="fitted" if own else "spec",
+            corrections=None if shapes is None else shapes.surface,
+            named=named,
         )
-        for key, error in origin.errors.items()
-    }
+    return surfaces
 
 
-def _relative(capability: str | None, bandwidth: float, shipped: Mapping[str, SurfaceOrigin]) -> str | None:
+@lru_cache(maxsize=8)
+def _measured(family: str) -> tuple[str, ...]:
+    folder = resource_dir("profiles") / "measured"
+    return tuple(path.parent.name for path in sorted(folder.glob(f"*/{family}.npz")))
+
+
+def _relative(capability: str | None, bandwidth: float, measured: tuple[str, ...]) -> str | None:
     if capability is None:
         return None
-    same = [name for name, origin in shipped.items() if origin.compute_capability == capability]
+    known = {name: load_device(name) for name in measured}
+    same = [name for name, device in known.items() if device.compute_capability == capability]
     generation = capability.split(".")[0]
-    kin = [name for name, origin in shipped.items() if origin.compute_capability.split(".")[0] == generation]
+    kin = [n for n, device in known.items() if (device.compute_capability or "").split(".")[0] == generation]
     return min(
-        same or kin, key=lambda name: (abs(shipped[name].memory_bandwidth / bandwidth - 1.0), name), default=None
+        same or kin, key=lambda name: (abs(known[name].memory_bandwidth.value / bandwidth - 1.0), name), default=None
     )
