@@ -226,9 +226,9 @@ class _Loop:
         def requests(tokens_B: Array) -> Array:
             each_BS = _look(tables.kv_RSY, r_B, spot(tokens_B, CONTEXT_Y))
             room_BS = np.where(each_BS > 0, free_BS / np.maximum(each_BS, 1.0), np.where(free_BS >= 0, np.inf, -1.0))
-            return np.asarray(room_BS.min(axis=1))
+            return np.asarray(tables.ranks_R[r_B] * room_BS.min(axis=1))
 
-        fits_B = requests(loads.input_B + loads.output_B) >= 1.0
+        fits_B = requests(loads.input_B + loads.output_B) >= tables.ranks_R[r_B]
         slots_B = requests(loads.input_B + tables.reserved_R[r_B] * loads.output_B)
         told_B = np.isfinite(loads.slot_limit_B)
         slots_B = np.minimum(slots_B, np.where(told_B, loads.slot_limit_B, tables.sequences_R[r_B]))

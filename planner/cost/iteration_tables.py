@@ -77,7 +77,10 @@ class IterationTables:
     quantised_R
         1 where activations are quantised.
     budget_R, sequences_R, reserved_R
-        The engine's tokens per iteration, its limit of sequences, and the share of an answer that is reserved.
+        The engine's tokens per iteration, its limit of sequences, and the share of an answer that is reserved; the
+        first two of all ranks of data-parallel attention together.
+    ranks_R
+        Those ranks: a sequence takes room on one of them.
     """
 
     gemm_RSG: Array
@@ -96,6 +99,7 @@ class IterationTables:
     budget_R: Array
     sequences_R: Array
     reserved_R: Array
+    ranks_R: Array
 
     @classmethod
     def of(cls, pricers: Sequence[ReplicaPricer]) -> IterationTables:
@@ -152,7 +156,8 @@ def _replica(pricer: ReplicaPricer) -> dict[str, Array]:
         "stages_R": np.array(float(last + 1)),
         "layers_RS": pricer.layers_SK.sum(axis=1).astype(float),
         "quantised_R": np.array(float(quantises(model))),
-        "budget_R": np.array(float(defaults.chunk_tokens.value)),
-        "sequences_R": np.array(float(defaults.max_sequences.value)),
+        "budget_R": np.array(pricer.demand.budget),
+        "sequences_R": np.array(float(defaults.max_sequences.value) * pricer.ranks),
+        "ranks_R": np.array(float(pricer.ranks)),
         "reserved_R": np.array(1.0 if defaults.reserved_output is None else defaults.reserved_output.value),
     }

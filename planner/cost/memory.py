@@ -14,6 +14,7 @@ from planner.model import layer_table
 
 if TYPE_CHECKING:
     from planner.cost._types import Array
+    from planner.cost.parallelism import ReplicaParallelism
     from planner.engine import EngineProfile
     from planner.model import ModelSpec
 
@@ -61,16 +62,27 @@ def tensor_parallel_fault(model: ModelSpec, tp: int) -> str | None:
     return None
 
 
-def weight_bytes_L(model: ModelSpec, tp: int) -> Array:
-    """Bytes of weights of each layer on each GPU of a tensor-parallel group."""
+def weight_bytes_L(model: ModelSpec, tp: int, parallelism: ReplicaParallelism | None = None) -> Array:
+    """Bytes of weights of each layer on each GPU of a tensor-parallel group.
+
+    Parameters
+    ----------
+    model
+        The model.
+    tp
+        Tensor-parallel degree of all that is not a routed expert.
+    parallelism
+        How the routed experts lie, where not like the rest: over all GPUs of the stage, whole or cut.
+    """
     per_kind = np.zeros(len(model.kinds))
     for index, kind in enumerate(model.kinds):
-        divided = 0.0
+        whole = on_gpu = 0.0
         for gemm in kind.gemms:
             size = gemm.n * gemm.k * gemm.experts * DTYPE_BYTES[gemm.dtype]
             if gemm.split == "replicated":
                 continue
-            divided += size
+            whole += size
+            on_gpu += size / (tp if parallelism is None else parallelism.share_of(gemm))
         replicated_kv = 0.0
         attention = kind.attention
         if attention.kind == "gqa" and tp > attention.kv_heads:
@@ -80,7 +92,7 @@ def weight_bytes_L(model: ModelSpec, tp: int) -> Array:
             if qkv is not None:
                 copies = tp / attention.kv_heads - 1.0
                 replicated_kv = copies * kv_columns * qkv.k * DTYPE_BYTES[qkv.dtype]
-        per_kind[index] = (divided + replicated_kv) / tp + (kind.weight_bytes - divided)
+        per_kind[index] = on_gpu + replicated_kv / tp + (kind.weight_bytes - whole)
     return np.asarray(per_kind[np.asarray(model.kind_of_layer)])
 
 

@@ -6,7 +6,7 @@ Legend: G decode batch of a grid, S stage, L layer, K layer kind.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
     from planner.cluster import DeviceProfile, Link
     from planner.cost._types import Array, BoolArray
+    from planner.cost.parallelism import ReplicaParallelism
     from planner.engine import EngineProfile
     from planner.model import ModelSpec
     from planner.workload import Workload
@@ -53,20 +54,27 @@ _HEAVY: Final = 0.1  # share of the time below which a kernel's provenance does 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PipelineStage:
-    """Consecutive layers on one tensor-parallel group, and the link to the next stage.
+    """Consecutive layers on one group of GPUs, and the link to the next stage.
 
     Behind the last stage it is the link back to the first, which the sampled tokens take; None if there is one stage.
+    `parallelism` says how the group shares a layer; None: tensor parallelism.
     """
 
     device: DeviceProfile
     collective: Collective
     layers: tuple[int, int]
     hop: Link | None
+    parallelism: ReplicaParallelism | None = None
 
     @property
     def tp(self) -> int:
-        """Tensor-parallel degree."""
-        return self.collective.size
+        """Tensor-parallel degree of attention, and of all that is not a routed expert."""
+        return self.collective.size if self.parallelism is None else self.parallelism.tp
+
+    @property
+    def ranks(self) -> int:
+        """Ranks of data-parallel attention, each with sequences of its own."""
+        return 1 if self.parallelism is None else self.parallelism.attention_dp
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,8 +131,20 @@ class ReplicaPricer:
         self, model: ModelSpec, engine: EngineProfile, workload: Workload, stages: Sequence[PipelineStage]
     ) -> None:
         self.model, self.engine, self.workload, self.stages = model, engine, workload, tuple(stages)
-        self.demand = Demand.of(workload, engine)
-        self.layer_pricers = [LayerPricer(model, stage.device, stage.collective) for stage in stages]
+        self.ranks = stages[0].ranks
+        demand = Demand.of(workload, engine)
+        # every rank of data-parallel attention fills an iteration of its own, and all go through it together
+        self.demand = replace(demand, budget=demand.budget * self.ranks)
+        self.layer_pricers = [
+            LayerPricer(
+                model,
+                stage.device,
+                stage.collective,
+                parallelism=stage.parallelism,
+                engine=engine.name,
+            )
+            for stage in stages
+        ]
         kinds = np.asarray(model.kind_of_layer)
         self.layers_SK = np.stack(
             [np.bincount(kinds[slice(*stage.layers)], minlength=len(model.kinds)) for stage in stages]
@@ -140,7 +160,7 @@ class ReplicaPricer:
 
     def _stage_weights(self, s: int) -> float:
         stage = self.stages[s]
-        weights = float(weight_bytes_L(self.model, stage.tp)[slice(*stage.layers)].sum())
+        weights = float(weight_bytes_L(self.model, stage.tp, stage.parallelism)[slice(*stage.layers)].sum())
         if s == 0:
             weights += embedding_bytes(self.model, stage.tp)
         if s == len(self.stages) - 1 and not (self.model.tied_embeddings and s == 0):
@@ -156,7 +176,7 @@ class ReplicaPricer:
         return np.asarray(self._memory_GS(np.array([batch]))[0])
 
     def _memory_GS(self, batch_G: Array) -> Array:
-        sequences = len(self.stages) * batch_G
+        sequences = len(self.stages) * batch_G / self.ranks
         tokens_GL = cached_tokens_L(self.model, sequences, self.demand.decode_context, self.demand.longest)
         kv_weight_S = np.array([budget.kv_weight for budget in self.budgets])
         fixed_S = np.array([budget.fixed for budget in self.budgets])
@@ -181,7 +201,7 @@ class ReplicaPricer:
         rooms = []
         for free, need in zip(self.cache_bytes_S().tolist(), self.kv_bytes_SL @ one_L, strict=True):
             rooms.append(free / float(need) * context if need else math.inf if free >= 0 else -1.0)
-        return min(rooms)
+        return self.ranks * min(rooms)
 
     def state(self, batch_G: Array) -> SteadyState:
         """Steady state at each of some decode batches."""

@@ -55,7 +55,12 @@ class TemplateTables:
         self.kind_of_layer = np.asarray(model.kind_of_layer)
         classes = [cluster.classes[kind.node_class] for kind in kinds]
         tables = [
-            stage_table(LayerPricer(model, c.device, node_collective(c, kind.tp)), engine, demand, self.grid_G)
+            stage_table(
+                LayerPricer(model, c.device, node_collective(c, kind.tp), engine=engine.name),
+                engine,
+                demand,
+                self.grid_G,
+            )
             for kind, c in zip(kinds, classes, strict=True)
         ]
         which: tuple[Iteration, ...] = ("mean", "chunk", "full")

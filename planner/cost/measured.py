@@ -1,0 +1,112 @@
+"""Kernel surfaces for a GPU type: its own, or a relative's where it has none.
+
+A relative's share of the roofline is an estimate for another GPU, with a wider error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Final
+
+from planner.cluster import load_device
+from planner.cluster.measured import load_fitted
+from planner.resources import resource_dir
+
+if TYPE_CHECKING:
+    from planner.cluster import DeviceProfile
+    from planner.cluster.surface import Surface
+    from planner.plan.figure import Provenance
+
+__all__ = ["TRANSFER_ERROR", "KernelSurface", "kernel_surfaces"]
+
+# Relative error of a share of the roofline on another GPU type; an estimate.
+TRANSFER_ERROR: Final = 0.35
+
+
+@dataclass(frozen=True, slots=True)
+class KernelSurface:
+    """A surface as the cost model uses it.
+
+    Parameters
+    ----------
+    surface
+        Shares of the roofline.
+    error, provenance
+        Relative error, and what the values rest on.
+    corrections, named
+        Factors on it for things measured one by one, numbered from 1 in the order of `named`, with the error of each.
+    """
+
+    surface: Surface
+    error: float
+    provenance: Provenance
+    corrections: Surface | None
+    named: Mapping[str, float]
+
+
+def kernel_surfaces(device: DeviceProfile, family: str) -> Mapping[str, KernelSurface]:
+    """Surfaces of a family for a GPU type; empty where neither it nor a relative was measured.
+
+    A relative has the same compute capability, or at least the same generation (its first digits).
+
+    Parameters
+    ----------
+    device
+        The GPU.
+    family
+        ``"moe"`` or ``"mla"``.
+
+    Examples
+    --------
+    >>> from planner.cluster import load_device
+    >>> surface = kernel_surfaces(load_device("h200"), "moe")["fp8_block/trtllm"]
+    >>> surface.provenance, surface.surface.names
+    ('fitted', ('tokens_per_expert', 'width', 'work'))
+    """
+    nvidia = device.vendor == "NVIDIA"
+    return _surfaces(device.name, device.compute_capability if nvidia else None, device.memory_bandwidth.value, family)
+
+
+@lru_cache(maxsize=64)
+def _surfaces(name: str, capability: str | None, bandwidth: float, family: str) -> Mapping[str, KernelSurface]:
+    measured = _measured(family)
+    lender = name if name in measured else _relative(capability, bandwidth, measured)
+    if lender is None:
+        return {}
+    fitted = load_fitted(lender, family)
+    own = lender == name
+    least = 0.0 if own else TRANSFER_ERROR
+    surfaces = {}
+    for key, one in fitted.items():
+        if key.endswith("/shapes"):
+            continue
+        shapes = fitted.get(f"{key}/shapes")
+        named = {} if shapes is None else {shape: max(e, least) for shape, e in shapes.facts.named.items()}
+        surfaces[key] = KernelSurface(
+            surface=one.surface,
+            error=max(one.facts.error, least),
+            provenance="fitted" if own else "spec",
+            corrections=None if shapes is None else shapes.surface,
+            named=named,
+        )
+    return surfaces
+
+
+@lru_cache(maxsize=8)
+def _measured(family: str) -> tuple[str, ...]:
+    folder = resource_dir("profiles") / "measured"
+    return tuple(path.parent.name for path in sorted(folder.glob(f"*/{family}.npz")))
+
+
+def _relative(capability: str | None, bandwidth: float, measured: tuple[str, ...]) -> str | None:
+    if capability is None:
+        return None
+    known = {name: load_device(name) for name in measured}
+    same = [name for name, device in known.items() if device.compute_capability == capability]
+    generation = capability.split(".")[0]
+    kin = [n for n, device in known.items() if (device.compute_capability or "").split(".")[0] == generation]
+    return min(
+        same or kin, key=lambda name: (abs(known[name].memory_bandwidth.value / bandwidth - 1.0), name), default=None
+    )
