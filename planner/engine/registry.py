@@ -8,6 +8,7 @@ from pathlib import Path
 import yaml
 from pydantic import ValidationError
 
+from planner.engine.fitted import figure_of, overheads_of
 from planner.engine.spec import EngineProfile
 from planner.errors import InputError, unknown_name
 from planner.resources import read_text, resource_dir
@@ -69,6 +70,11 @@ def _parse(text: str, path: Path) -> EngineProfile:
         raise InputError(f"is not YAML: {error}", where=path, expected="an engine profile") from None
     if not isinstance(data, dict):
         raise InputError("holds no fields", where=path, expected="an engine profile, as name: value lines")
+    for field in ("overhead", "offline_overhead"):
+        if isinstance(data.get(field), str):  # the name of a fit
+            data[field] = overheads_of(data[field], str(data.get("name")))
+    if isinstance(data.get("reserved_memory"), str):
+        data["reserved_memory"] = figure_of(data["reserved_memory"], "reserved_memory")
     try:
         profile = EngineProfile.model_validate(data)
     except ValidationError as error:

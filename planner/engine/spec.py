@@ -151,7 +151,9 @@ class EngineProfile(BaseModel):
     serving
         Defaults of a server; None where it does not serve.
     overhead
-        Its own time.
+        Its own time; in the file also the name of a fit in ``profiles/fits``.
+    offline_overhead
+        The same in batch runs, where requests lie ready in its process; None: the same.
     arguments
         Names of the flags and variables that tell it a plan.
     notes
@@ -185,6 +187,7 @@ class EngineProfile(BaseModel):
     reserved_memory: Figure
     serving: ServingDefaults | None = None
     overhead: Overheads
+    offline_overhead: Overheads | None = None
     arguments: dict[str, str] = Field(default_factory=dict)
     notes: tuple[str, ...] = ()
     loaded_from: str | None = Field(default=None, exclude=True)

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from planner.cluster import DeviceProfile, load_device
 from planner.cost.closed_loop import LoadPattern
 from planner.dtypes import Dtype
+from planner.engine.fitted import load_fit
 from planner.errors import InputError
 from planner.model import ModelSpec, load_model, model_from_config
 from planner.profiling.accuracy.records import SkipRowError
@@ -152,7 +153,14 @@ def _by_name() -> Mapping[str, _ModelAlias]:
 
 @lru_cache(maxsize=1)
 def _rules() -> tuple[LoadRule, ...]:
-    return _read(_Loads, "loads.yaml").rules
+    return tuple(_with_fitted(rule) for rule in _read(_Loads, "loads.yaml").rules)
+
+
+def _with_fitted(rule: LoadRule) -> LoadRule:
+    """A rule with the constants that a fit has found for it: ``load.RULE.FIELD``."""
+    constants = load_fit("serving").constants
+    own = {name.split(".")[2]: value for name, value in constants.items() if name.startswith(f"load.{rule.name}.")}
+    return rule.model_copy(update=own)
 
 
 def load_of(layout: str, row: Row) -> LoadRule:

@@ -170,8 +170,8 @@ def label_of(model: ModelSpec) -> str:
 
 
 @lru_cache(maxsize=16)
-def serving_engine(name: str) -> EngineProfile:
-    """Engine of a row.
+def serving_engine(name: str, *, offline: bool = False) -> EngineProfile:
+    """Engine of a row, as a server or in batch runs.
 
     Raises
     ------
@@ -180,7 +180,10 @@ def serving_engine(name: str) -> EngineProfile:
     """
     if name not in list_engines() or "serving" not in load_engine(name).tasks:
         raise SkipRowError(f"engine {name!r} has no profile")
-    return load_engine(name)
+    engine = load_engine(name)
+    if offline and engine.offline_overhead is not None:
+        return engine.model_copy(update={"overhead": engine.offline_overhead})
+    return engine
 
 
 def _pricer(setting: Setting) -> ReplicaPricer:

@@ -91,7 +91,7 @@ def _served(layout: str, row: Row, concurrency: float, *, osl: int) -> Served:
     setting = Setting(
         model=model_of(row.text("model"), row.text("precision")),
         device=device_of(row.text("gpu")),
-        engine=serving_engine(_ENGINE),
+        engine=serving_engine(_ENGINE, offline=True),
         tp=row.whole("tp"),
         pp=row.whole("pp", default=1),
     )

@@ -22,7 +22,7 @@ from planner.cost.host_times import HostTimes
 if TYPE_CHECKING:
     from planner.cost._types import Array
 
-__all__ = ["ENGINES", "LATENCY", "SPLIT", "Constant", "host_times", "loads_with", "priors"]
+__all__ = ["ENGINES", "LATENCY", "OFFLINE", "SPLIT", "Constant", "host_times", "loads_with", "priors"]
 
 ENGINES: Final = ("sglang", "trtllm", "vllm")
 
@@ -67,6 +67,19 @@ SPLIT: Final[tuple[Constant, ...]] = (
     Constant("load.slot.slot_wait", 0.85, 0.3, "one client more than slots waits for about one release"),
     Constant("load.gap.prompt_wait", 1.6, 0.5, "prompts that are admitted together wait for each other"),
     Constant("load.stream.stream_interval", 17.0, 5.0, "stream_interval of 20 tokens, the first of them in time"),
+)
+
+# What a batch run costs, where requests lie ready in the engine's process.
+OFFLINE: Final[tuple[Constant, ...]] = (
+    Constant("kernels", 1.0, 0.1, "kernels were measured alone, back to back"),
+    Constant("collectives", 1.0, 0.25, "all-reduces were measured alone, with all ranks in step"),
+    Constant("quantise", 0.7, 0.4, "an extra read in 16 bit and write in 8 beside each of the four elementwise passes"),
+    Constant("layer", 15e-6, 8e-6, "five small kernels of 3 us that no table holds"),
+    Constant("sequence", 4e-6, 4e-6, "sampling in batches, by compiled code"),
+    Constant("iteration", 1e-3, 0.7e-3, "a scheduler step"),
+    Constant("prompt", 0.3e-3, 0.3e-3, "admitting a request that is tokens already"),
+    Constant("first_token", 1e-3, 1e-3, "the way into the engine and back"),
+    Constant("reserved_memory", 2.0 * 2**30, 1.5 * 2**30, "CUDA context, graphs and communication buffers"),
 )
 
 

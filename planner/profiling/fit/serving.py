@@ -1,12 +1,10 @@
 """Fit the serving model's constants to measured TTFT and TPOT, and learn how wrong it is where it has not measured.
 
-Groups are left out whole, never rows: a group is everything measured of one model on one GPU type under one engine, for
-that is what the model is asked about when it is asked anything new. TPOT is fitted first, which nearly all of the
-end-to-end latency is, then TTFT with the constants that only divide it: a joint fit lets the load generator's share of
-TTFT bend the kernels. Errors are logarithms, so that too high and too low count alike, and saturate, so that rows that
-contradict their own columns do not decide; every group weighs the same, however many rows it has.
+A group is everything measured of one model on one GPU type under one engine; it is left out whole, for that is what the
+model is asked about when it is asked anything new. TPOT is fitted first, which nearly all of the end-to-end latency is,
+then TTFT with the constants that only divide it: a joint fit lets the load generator's share of TTFT bend the kernels.
 
-Legend: B row, C constant.
+Legend: B row.
 """
 
 from __future__ import annotations
@@ -21,19 +19,18 @@ from planner.cost.closed_loop import ClosedLoop, LoopModel
 from planner.profiling.accuracy.replicas import ServedRows
 from planner.profiling.accuracy.serving import SiliconRow, silicon_rows
 from planner.profiling.accuracy.table import Row
-from planner.profiling.fit.constants import LATENCY, SPLIT, Constant, host_times, loads_with, priors
+from planner.profiling.fit.constants import LATENCY, SPLIT, host_times, loads_with, priors
+from planner.profiling.fit.robust import Fold, fit_robustly, leave_groups_out, weights_of_groups
 
 if TYPE_CHECKING:
-    from planner.cost._types import Array, IntArray
+    from planner.cost._types import Array, BoolArray, IntArray
 
-__all__ = ["Fold", "SiliconData", "cross_validate", "fit_constants"]
+__all__ = ["Group", "SiliconData", "cross_validate", "fit_constants", "left_out"]
 
 Group = tuple[str, str, str]
 
-# Errors beyond this do not count for more (in units of the natural logarithm), and how hard the priors pull.
+# TTFT has rows that wait for what their columns do not tell: it saturates later.
 _SATURATION: Final = {"tpot": 0.5, "ttft": 0.6}
-_PULL: Final = 0.018
-_EVALUATIONS: Final = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,80 +87,38 @@ class SiliconData:
         model = LoopModel(self.served.tables, host_times(values, self.engines))
         return model.solve(loads_with(values, self.served.loads, self.rules))
 
-
-@dataclass(frozen=True, slots=True)
-class Fold:
-    """Constants that have not seen one group.
-
-    Parameters
-    ----------
-    group
-        The group that was left out; None: nothing was.
-    values
-        The constants by name.
-    """
-
-    group: Group | None
-    values: dict[str, float]
+    def errors_B(self, values: Mapping[str, float], figure: str) -> Array:
+        """Logarithm of predicted over measured ``"ttft"`` or ``"tpot"``."""
+        predicted_B = getattr(self.solve(values), f"{figure}_B")
+        return np.asarray(np.log(predicted_B / getattr(self, f"{figure}_B")))
 
 
-def fit_constants(data: SiliconData, seen_B: Array | None = None) -> dict[str, float]:
-    """Constants that fit the measurements best, priors included.
-
-    Parameters
-    ----------
-    data
-        The measurements.
-    seen_B
-        Which rows to fit to; None: all.
-    """
-    weight_B = _weights(data, np.ones(len(data.rows), bool) if seen_B is None else np.asarray(seen_B, dtype=bool))
+def fit_constants(data: SiliconData, seen_B: BoolArray) -> dict[str, float]:
+    """Constants that fit some of the rows best, priors included."""
+    weight_B = weights_of_groups(data.group_B, seen_B)
     values = priors((*LATENCY, *SPLIT))
-    values |= _fit(data, weight_B, LATENCY, values, "tpot")
-    values |= _fit(data, weight_B, SPLIT, values, "ttft")
+    for constants, figure in ((LATENCY, "tpot"), (SPLIT, "ttft")):
+        values |= fit_robustly(
+            constants,
+            lambda trial, figure=figure: data.errors_B(trial, figure),  # type: ignore[misc]
+            weight_B,
+            values,
+            saturation=_SATURATION[figure],
+        )
     return values
 
 
-def cross_validate(data: SiliconData) -> list[Fold]:
+def cross_validate(data: SiliconData) -> list[Fold[Group]]:
     """Fit once for each group without it, and once to all; the last fold is the one that has seen all."""
-    folds = [Fold(group, fit_constants(data, data.group_B != g)) for g, group in enumerate(data.groups)]
-    return [*folds, Fold(None, fit_constants(data))]
+    return leave_groups_out(data.groups, data.group_B, lambda seen_B: fit_constants(data, seen_B))
 
 
-def _weights(data: SiliconData, seen_B: Array) -> Array:
-    """One for each group together, nothing for rows that are left out; the whole has length 1."""
-    counts = np.bincount(data.group_B[seen_B], minlength=len(data.groups))
-    weight_B = np.where(seen_B, 1.0 / np.sqrt(np.maximum(counts[data.group_B], 1)), 0.0)
-    return np.asarray(weight_B / np.sqrt((weight_B**2).sum()))
-
-
-def _fit(
-    data: SiliconData, weight_B: Array, constants: Sequence[Constant], held: Mapping[str, float], figure: str
-) -> dict[str, float]:
-    from scipy.optimize import least_squares
-
-    prior_C = np.array([constant.prior for constant in constants])
-    spread_C = np.array([constant.spread for constant in constants])
-    names = [constant.name for constant in constants]
-    used_B = weight_B > 0
-    limit = _SATURATION[figure]
-    measured_B = getattr(data, f"{figure}_B")
-    pull = _PULL / np.sqrt(len(names))
-
-    def values(step_C: Array) -> dict[str, float]:
-        return dict(held) | dict(zip(names, (prior_C + spread_C * step_C).tolist(), strict=True))
-
-    def residuals(step_C: Array) -> Array:
-        predicted_B = getattr(data.solve(values(step_C)), f"{figure}_B")
-        error_B = np.log(predicted_B[used_B] / measured_B[used_B])
-        return np.concatenate([weight_B[used_B] * limit * np.tanh(error_B / limit), pull * step_C])
-
-    found = least_squares(
-        residuals,
-        np.zeros(len(names)),
-        bounds=(-prior_C / spread_C - 1e-9, np.full(len(names), 12.0)),
-        diff_step=1e-3,
-        max_nfev=_EVALUATIONS,
-    )
-    fitted = values(np.maximum(found.x, -prior_C / spread_C))
-    return {name: fitted[name] for name in names}
+def left_out(data: SiliconData, folds: Sequence[Fold[Group]]) -> tuple[Array, Array]:
+    """TTFT and TPOT of every row under the constants that have not seen its group, seconds."""
+    ttft_B, tpot_B = np.zeros(len(data.rows)), np.zeros(len(data.rows))
+    by_group = {fold.group: fold.values for fold in folds}
+    for g, group in enumerate(data.groups):
+        mine_B = data.group_B == g
+        loop = data.solve(by_group[group])
+        ttft_B[mine_B], tpot_B[mine_B] = loop.ttft_B[mine_B], loop.tpot_B[mine_B]
+    return ttft_B, tpot_B
