@@ -31,6 +31,13 @@ def accuracy(
             show_default=False,
         ),
     ],
+    left_out: Annotated[
+        bool,
+        typer.Option(
+            "--left-out",
+            help="Predict each row by constants that were fitted without its model, GPU type and engine.",
+        ),
+    ] = False,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -87,7 +94,7 @@ def accuracy(
         for index, name in enumerate(names):
             if report is not None:
                 report(name, index / len(names))
-            results.append(accuracy_of(name))
+            results.append(accuracy_of(name, left_out=left_out))
     if output is not None:
         text = predictions_csv(results)
         if csv_to_stdout:

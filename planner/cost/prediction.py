@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from planner.cost.bands import ServedFigure, served_error
 from planner.cost.network import group_collective
 from planner.cost.replica import Operation, PipelineStage, ReplicaPricer, Shortfall
 from planner.plan.figure import Figure, weakest
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from planner.model import ModelSpec
     from planner.workload import Workload
 
-__all__ = ["PlacedStage", "ReplicaPrediction", "ServingPrediction", "pipeline", "predict_serving", "stated_errors"]
+__all__ = ["PlacedStage", "ReplicaPrediction", "ServingPrediction", "pipeline", "predict_serving"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,14 +173,15 @@ def _replica(
             limit_S=limit_S,
             concurrency=1,
         )
-    rate_error, first_error = stated_errors(engine, capacity)
+    rate_error = _error(pricer, "e2e", capacity)  # by Little's law the rate is off as far as the latency
+    first_error, token_error = _error(pricer, "ttft", now), _error(pricer, "tpot", now)
     figures = {
         "goodput": _figure(capacity.rate, "requests/s", rate_error, capacity),
         "rate": Figure(value=now.rate, unit="requests/s", error=0.0, provenance=capacity.provenance),
-        "ttft": _figure(now.ttft, "s", stated_errors(engine, now)[1], now),
-        "ttft_mean": _figure(now.ttft_mean, "s", stated_errors(engine, now)[1], now),
-        "tpot": _figure(now.tpot, "s", stated_errors(engine, now)[0], now),
-        "in_flight": _figure(now.in_flight, "requests", max(rate_error, first_error), now),
+        "ttft": _figure(now.ttft, "s", first_error, now),
+        "ttft_mean": _figure(now.ttft_mean, "s", first_error, now),
+        "tpot": _figure(now.tpot, "s", token_error, now),
+        "in_flight": _figure(now.in_flight, "requests", rate_error, now),
         "decode_batch": _figure(now.batch, "sequences", rate_error, now),
         "kv_capacity": Figure(value=pricer.kv_capacity(), unit="tokens", error=0.1, provenance="spec"),
     }
@@ -199,13 +201,9 @@ def _memory(value: float, engine: EngineProfile) -> Figure:
     return Figure(value=value, unit="bytes", error=doubt / value, provenance="spec")
 
 
-def stated_errors(engine: EngineProfile, operation: Operation) -> tuple[float, float]:
-    """Errors of rate and TPOT, and of TTFT: the kernels', or the end-to-end error behind the engine's overheads."""
-    overhead = engine.overhead
-    return (
-        max(operation.error, overhead.iteration.error or 0.0),
-        max(operation.prefill_error, overhead.first_token.error or 0.0),
-    )
+def _error(pricer: ReplicaPricer, figure: ServedFigure, operation: Operation) -> float:
+    kernels = operation.prefill_error if figure == "ttft" else operation.error
+    return served_error(pricer.model, figure, kernels, operation.provenance)
 
 
 def _figure(value: float, unit: str, error: float, operation: Operation) -> Figure:

@@ -101,6 +101,8 @@ class Layout:
         Compares rows with predictions; says of each row that it cannot predict why.
     fitted
         What of the predictions was fitted to rows of this layout, so that nobody takes a fit for a test.
+    predict_left_out
+        The same with constants that were fitted without the group that a row belongs to; None: none were fitted.
     """
 
     name: str
@@ -108,3 +110,4 @@ class Layout:
     columns: tuple[str, ...]
     predict: Callable[[Sequence[Row]], Iterable[Outcome]]
     fitted: str
+    predict_left_out: Callable[[Sequence[Row]], Iterable[Outcome]] | None = None

@@ -35,6 +35,11 @@ LAYOUTS: Final[dict[str, Layout]] = {
     )
 }
 
+LEFT_OUT: Final = (
+    "Each row is predicted by constants that were fitted without its group (model, GPU type and engine), so that its "
+    "error is that of a forecast."
+)
+
 
 def list_truth() -> tuple[str, ...]:
     """Names of the shipped truth files, sorted.
@@ -91,7 +96,7 @@ def load_truth(name_or_path: str | Path) -> Table:
     return read_table(path)
 
 
-def accuracy_of(truth: Table | str | Path, *, layout: str | None = None) -> Accuracy:
+def accuracy_of(truth: Table | str | Path, *, layout: str | None = None, left_out: bool = False) -> Accuracy:
     """Predict the rows of a truth file and compare.
 
     Parameters
@@ -100,6 +105,9 @@ def accuracy_of(truth: Table | str | Path, *, layout: str | None = None) -> Accu
         A table, a shipped name, or a CSV file.
     layout
         A name in `LAYOUTS`; None goes by the columns.
+    left_out
+        Whether each row is predicted by constants that were fitted without its group: model, GPU type and engine.
+        Rows of groups that no fit has seen, and layouts that nothing was fitted to, are predicted as ever.
 
     Raises
     ------
@@ -110,4 +118,6 @@ def accuracy_of(truth: Table | str | Path, *, layout: str | None = None) -> Accu
     if layout is not None and layout not in LAYOUTS:
         raise unknown_name("layout of truth files", layout, LAYOUTS)
     chosen = recognise(table.columns, table.where) if layout is None else LAYOUTS[layout]
+    if left_out and chosen.predict_left_out is not None:
+        return Accuracy.of(table, chosen.name, LEFT_OUT, chosen.predict_left_out(table.rows))
     return Accuracy.of(table, chosen.name, chosen.fitted, chosen.predict(table.rows))

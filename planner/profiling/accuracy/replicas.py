@@ -90,7 +90,7 @@ class ServedRows:
     ----------
     rows
         B of them, those that fit.
-    tables, engines
+    tables, pricers
         Of R replicas.
     loads
         Of the rows.
@@ -98,7 +98,7 @@ class ServedRows:
 
     rows: tuple[Served, ...]
     tables: IterationTables
-    engines: tuple[EngineProfile, ...]
+    pricers: tuple[ReplicaPricer, ...]
     loads: Loads
 
     @classmethod
@@ -129,16 +129,24 @@ class ServedRows:
         if not rows:
             return None, skipped
         tables = IterationTables.of(pricers)
-        engines = tuple(pricer.engine for pricer in pricers)
-        model = LoopModel(tables, HostTimes.of(engines))
+        model = LoopModel(tables, HostTimes.of([pricer.engine for pricer in pricers]))
         fits_B = model.solve(_loads(rows, place)).fits_B
         skipped += [Skipped(row.row, _too_long(row)) for row, fits in zip(rows, fits_B, strict=True) if not fits]
         rows = [row for row, fits in zip(rows, fits_B, strict=True) if fits]
-        return (cls(tuple(rows), tables, engines, _loads(rows, place)) if rows else None), skipped
+        return (cls(tuple(rows), tables, tuple(pricers), _loads(rows, place)) if rows else None), skipped
 
-    def solve(self, host: HostTimes | None = None) -> ClosedLoop:
-        """Price all rows, with the engines' own constants or others."""
-        return LoopModel(self.tables, host or HostTimes.of(self.engines)).solve(self.loads)
+    @property
+    def engines(self) -> list[EngineProfile]:
+        """Engine of each replica."""
+        return [pricer.engine for pricer in self.pricers]
+
+    def pricer_of(self, place: int) -> ReplicaPricer:
+        """Replica of a row."""
+        return self.pricers[int(self.loads.replica_B[place])]
+
+    def solve(self) -> ClosedLoop:
+        """Price all rows."""
+        return LoopModel(self.tables, HostTimes.of(self.engines)).solve(self.loads)
 
 
 def _loads(rows: Sequence[Served], place: dict[tuple[int, ...], int | str]) -> Loads:

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final
+from functools import partial
+from typing import TYPE_CHECKING, Final
 
-from planner.profiling.accuracy.bands import stated_error
+import numpy as np
+
+from planner.cost.bands import ServedFigure
+from planner.cost.closed_loop import LoopModel
+from planner.engine.fitted import load_fit
+from planner.profiling.accuracy.bands import server_error
 from planner.profiling.accuracy.names import LoadRule, device_of, load_of, model_of
-from planner.profiling.accuracy.records import Comparison, FigureName, Layout, Outcome, Skipped, SkipRowError
+from planner.profiling.accuracy.records import Comparison, Layout, Outcome, Skipped, SkipRowError
 from planner.profiling.accuracy.replicas import Served, ServedRows, Setting, label_of, serving_engine
 from planner.profiling.accuracy.table import Row
+from planner.profiling.fit.constants import host_times, loads_with
+
+if TYPE_CHECKING:
+    from planner.cost._types import Array
 
 __all__ = ["SERVING_SILICON", "SiliconRow", "silicon_rows"]
 
@@ -82,32 +92,47 @@ def _read(row: Row) -> SiliconRow:
     return SiliconRow(served, rule, ttft, tpot, output, group)
 
 
-def _predict(rows: Sequence[Row]) -> Iterator[Outcome]:
+def _latencies(served: ServedRows, read: Sequence[SiliconRow], *, left_out: bool) -> tuple[Array, Array]:
+    """TTFT and TPOT of rows, in seconds; with `left_out`, by the constants of the fold that has not seen each."""
+    loop = served.solve()
+    ttft_B, tpot_B = loop.ttft_B, loop.tpot_B
+    if left_out:
+        engines, rules = [engine.name for engine in served.engines], [one.rule.name for one in read]
+        for fold in load_fit("serving").folds:
+            mine_B = np.array([one.group == fold.group for one in read])
+            if mine_B.any():
+                loads = loads_with(fold.constants, served.loads, rules)
+                unseen = LoopModel(served.tables, host_times(fold.constants, engines)).solve(loads)
+                ttft_B, tpot_B = np.where(mine_B, unseen.ttft_B, ttft_B), np.where(mine_B, unseen.tpot_B, tpot_B)
+    return ttft_B, tpot_B
+
+
+def _predict(rows: Sequence[Row], *, left_out: bool = False) -> Iterator[Outcome]:
     read, skipped = silicon_rows(rows)
     served, too_large = ServedRows.of(one.served for one in read)
     yield from (*skipped, *too_large)
     if served is None:
         return
-    loop = served.solve()
     by_number = {one.served.row: one for one in read}
-    for b, priced in enumerate(served.rows):
-        one, setting = by_number[priced.row], priced.setting
-        first, each = float(loop.ttft_B[b]), float(loop.tpot_B[b])
-        figures: tuple[tuple[FigureName, float, float], ...] = (
+    kept = [by_number[one.row] for one in served.rows]
+    ttft_B, tpot_B = _latencies(served, kept, left_out=left_out)
+    for b, one in enumerate(kept):
+        setting, first, each = one.served.setting, float(ttft_B[b]), float(tpot_B[b])
+        figures: tuple[tuple[ServedFigure, float, float], ...] = (
             ("ttft", one.ttft, first),
             ("tpot", one.tpot, each),
             ("e2e", one.ttft + one.output * one.tpot, first + one.output * each),
         )
         for figure, measured, predicted in figures:
             yield Comparison(
-                row=priced.row,
+                row=one.served.row,
                 model=label_of(setting.model),
                 device=setting.device.name,
                 engine=setting.engine.name,
                 figure=figure,
                 measured=measured,
                 predicted=predicted,
-                error=stated_error(figure, setting),
+                error=server_error(figure, served.pricer_of(b)),
             )
 
 
@@ -116,7 +141,7 @@ SERVING_SILICON: Final = Layout(
     title="TTFT and TPOT of closed loops by engine, model, GPU and concurrency",
     columns=("harness", "backend", "model_path", "system", "isl", "osl", "silicon_ttft_ms", "silicon_tpot_ms"),
     predict=_predict,
-    fitted="The engines' overheads (profiles/engines) and the load patterns (profiles/truth/loads.yaml: synchrony, "
-    "slot_wait, prompt_wait, stream_interval) were fitted to the dense rows of this table: errors of dense models are "
-    "errors of a fit. Mixture-of-experts rows were not fitted on.",
+    fitted="The engines' overheads and the load patterns (profiles/fits/serving.yaml) were fitted to the shipped rows "
+    "of this layout: errors on these are errors of a fit. With --left-out each row is predicted without its group.",
+    predict_left_out=partial(_predict, left_out=True),
 )

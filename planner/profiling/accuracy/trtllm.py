@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 
-from planner.cost.closed_loop import ClosedLoop
-from planner.profiling.accuracy.bands import stated_error
+import numpy as np
+
+from planner.cost.closed_loop import ClosedLoop, LoopModel
+from planner.cost.host_times import HostTimes
+from planner.engine.fitted import load_fit
+from planner.profiling.accuracy.bands import offline_error
 from planner.profiling.accuracy.names import device_of, load_of, model_of
 from planner.profiling.accuracy.records import Comparison, FigureName, Layout, Outcome, Skipped, SkipRowError
 from planner.profiling.accuracy.replicas import Served, ServedRows, Setting, label_of, serving_engine
 from planner.profiling.accuracy.table import Row
 
-__all__ = ["FIRST_TOKEN", "MAX_LOAD", "STATIC_BATCH", "OfflineLayout", "OfflineRow"]
+__all__ = [
+    "FIRST",
+    "FIRST_TOKEN",
+    "MAX_LOAD",
+    "SATURATED",
+    "STATIC",
+    "STATIC_BATCH",
+    "OfflineLayout",
+    "OfflineRow",
+    "group_of",
+    "offline_loop",
+]
 
 _ENGINE: Final = "trtllm"
 # Requests that are handed over where a row does not say: more than ever run at once.
@@ -34,8 +50,8 @@ class OfflineLayout:
 
     Parameters
     ----------
-    name
-        Of the layout.
+    name, part
+        Of the layout, and what the fit of batch runs calls its rows.
     figure
         What its rows measure.
     read
@@ -45,6 +61,7 @@ class OfflineLayout:
     """
 
     name: str
+    part: str
     figure: FigureName
     read: Callable[[Row], OfflineRow]
     predicted: Callable[[Served, ClosedLoop, int], float]
@@ -60,16 +77,15 @@ class OfflineLayout:
                 skipped.append(Skipped(row.number, str(reason)))
         return read, skipped
 
-    def predict(self, rows: Sequence[Row]) -> Iterator[Outcome]:
-        """Compare rows with predictions."""
+    def predict(self, rows: Sequence[Row], *, left_out: bool = False) -> Iterator[Outcome]:
+        """Compare rows with predictions; with `left_out`, of the fold that has not seen each."""
         read, skipped = self.rows(rows)
         served, too_large = ServedRows.of(one.served for one in read)
         yield from (*skipped, *too_large)
         if served is None:
             return
-        loop = served.solve()
         measured = {one.served.row: one.measured for one in read}
-        for b, priced in enumerate(served.rows):
+        for b, priced, loop in _loops(served, left_out=left_out):
             setting = priced.setting
             if self is STATIC and loop.running_B[b] < priced.concurrency * (1 - 1e-9):
                 room = f"the KV cache has room for {loop.running_B[b]:.0f} of it"
@@ -83,8 +99,30 @@ class OfflineLayout:
                 figure=self.figure,
                 measured=measured[priced.row],
                 predicted=self.predicted(priced, loop, b),
-                error=stated_error(self.figure, setting),
+                error=offline_error(self.part, self.figure, served.pricer_of(b)),
             )
+
+
+def _loops(served: ServedRows, *, left_out: bool) -> Iterator[tuple[int, Served, ClosedLoop]]:
+    """Rows with their place and the loop that holds their prediction."""
+    loop = served.solve()
+    loops = {fold.group: offline_loop(served, fold.constants) for fold in load_fit("offline").folds if left_out}
+    for b, one in enumerate(served.rows):
+        yield b, one, loops.get(group_of(one.setting), loop)
+
+
+def offline_loop(served: ServedRows, constants: Mapping[str, float]) -> ClosedLoop:
+    """Price batch runs under some constants, by name."""
+    count = len(served.pricers)
+    times = {f"{name}_R": np.full(count, value) for name, value in constants.items() if name != "reserved_memory"}
+    assumed = np.array([[engine.reserved_memory.value] for engine in served.engines])
+    free_RS = served.tables.free_RS - (constants["reserved_memory"] - assumed)
+    return LoopModel(replace(served.tables, free_RS=free_RS), HostTimes(**times)).solve(served.loads)
+
+
+def group_of(setting: Setting) -> tuple[str, str, str]:
+    """Model, GPU type and number format: what is left out together in a cross-validation."""
+    return setting.model.name, setting.device.name, setting.model.weight_dtype
 
 
 def _served(layout: str, row: Row, concurrency: float, *, osl: int) -> Served:
@@ -122,19 +160,26 @@ def _first_token(row: Row) -> OfflineRow:
 
 
 SATURATED: Final = OfflineLayout(
-    "trtllm_max_load", "throughput", _max_load, lambda one, loop, b: one.output * float(loop.mean_rate_B[b])
+    "trtllm_max_load",
+    "saturated",
+    "throughput",
+    _max_load,
+    lambda one, loop, b: one.output * float(loop.mean_rate_B[b]),
 )
 STATIC: Final = OfflineLayout(
     "trtllm_static_batch",
+    "static",
     "throughput",
     _static_batch,
     lambda one, loop, b: one.output * float(loop.rate_B[b]) / one.setting.gpus,
 )
-FIRST: Final = OfflineLayout("trtllm_first_token", "ttft", _first_token, lambda _, loop, b: float(loop.ttft_B[b]))
+FIRST: Final = OfflineLayout(
+    "trtllm_first_token", "first", "ttft", _first_token, lambda _, loop, b: float(loop.ttft_B[b])
+)
 
-_NOT_FITTED: Final = (
-    "Nothing was fitted to rows of this layout. Overheads come from interactive serving with TensorRT-LLM 1; the time "
-    "of the host per prompt and before a first token is left out, as requests lie ready in the engine's process."
+_FITTED: Final = (
+    "The engine's overheads in batch runs (profiles/fits/offline.yaml) were fitted to the shipped rows of this layout: "
+    "errors on these are errors of a fit. With --left-out each row is predicted without its group."
 )
 
 MAX_LOAD: Final = Layout(
@@ -142,19 +187,22 @@ MAX_LOAD: Final = Layout(
     title="output tokens per second at saturation",
     columns=("model", "gpu", "precision", "tp", "isl", "osl", "total_output_tokens_per_s"),
     predict=SATURATED.predict,
-    fitted=_NOT_FITTED,
+    fitted=_FITTED,
+    predict_left_out=partial(SATURATED.predict, left_out=True),
 )
 STATIC_BATCH: Final = Layout(
     name=STATIC.name,
     title="output tokens per second and GPU of a static batch",
     columns=("model", "gpu", "precision", "batch_size", "tp", "isl", "osl", "out_tok_per_s_per_gpu"),
     predict=STATIC.predict,
-    fitted=_NOT_FITTED,
+    fitted=_FITTED,
+    predict_left_out=partial(STATIC.predict, left_out=True),
 )
 FIRST_TOKEN: Final = Layout(
     name=FIRST.name,
     title="latency of the first token at batch 1",
     columns=("model", "gpu", "precision", "batch_size", "tp", "isl", "first_token_latency_ms"),
     predict=FIRST.predict,
-    fitted=_NOT_FITTED,
+    fitted=_FITTED,
+    predict_left_out=partial(FIRST.predict, left_out=True),
 )

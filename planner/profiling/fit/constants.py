@@ -127,4 +127,4 @@ def loads_with(values: Mapping[str, float], loads: Loads, rules: Sequence[str]) 
             _, rule, field = name.split(".")
             before_B = changed.get(f"{field}_B", getattr(loads, f"{field}_B"))
             changed[f"{field}_B"] = np.where(rule_B == rule, value, before_B)
-    return replace(loads, **changed) if changed else loads
+    return replace(loads, **changed) if changed else loads  # type: ignore[arg-type]

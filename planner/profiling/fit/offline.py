@@ -10,16 +10,14 @@ Legend: B row, R replica.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from planner.cost.closed_loop import LoopModel
-from planner.cost.host_times import HostTimes
-from planner.profiling.accuracy.replicas import ServedRows, Setting
+from planner.profiling.accuracy.replicas import ServedRows
 from planner.profiling.accuracy.table import Table
-from planner.profiling.accuracy.trtllm import OfflineLayout
+from planner.profiling.accuracy.trtllm import OfflineLayout, group_of, offline_loop
 from planner.profiling.fit.constants import OFFLINE, priors
 from planner.profiling.fit.robust import Fold, fit_robustly, leave_groups_out, weights_of_groups
 
@@ -66,7 +64,7 @@ class OfflineData:
             found = {one.served.row: one.measured for one in read}
             kept.append((layout, served))
             measured += [found[one.row] for one in served.rows]
-            groups += [_group(one.setting) for one in served.rows]
+            groups += [group_of(one.setting) for one in served.rows]
             place += [t] * len(served.rows)
         named = tuple(sorted(set(groups)))
         return cls(
@@ -81,18 +79,9 @@ class OfflineData:
         """What each row is predicted to measure under some constants, shape (B,)."""
         predicted = []
         for layout, served in self.tables:
-            count = len(served.engines)
-            times = {name: np.full(count, values[name]) for name in values if name != "reserved_memory"}
-            host = HostTimes(**{f"{name}_R": time for name, time in times.items()})
-            assumed = np.array([[engine.reserved_memory.value] for engine in served.engines])
-            free_RS = served.tables.free_RS - (values["reserved_memory"] - assumed)
-            loop = LoopModel(replace(served.tables, free_RS=free_RS), host).solve(served.loads)
+            loop = offline_loop(served, values)
             predicted += [layout.predicted(one, loop, b) for b, one in enumerate(served.rows)]
         return np.array(predicted)
-
-
-def _group(setting: Setting) -> Group:
-    return setting.model.name, setting.device.name, setting.model.weight_dtype
 
 
 def cross_validate(data: OfflineData) -> list[Fold[Group]]:

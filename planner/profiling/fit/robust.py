@@ -101,7 +101,7 @@ def fit_robustly(
         residuals,
         np.zeros(len(names)),
         bounds=(lowest_C - 1e-9, np.full(len(names), _MOST_SPREADS)),
-        diff_step=1e-3,
+        diff_step=np.full(len(names), 1e-3),
         max_nfev=_EVALUATIONS,
     )
     fitted = values(np.asarray(found.x))
