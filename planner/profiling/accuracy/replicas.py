@@ -11,6 +11,7 @@ from planner.cluster import DeviceProfile, load_link
 from planner.cost.closed_loop import ClosedLoop, LoadPattern, closed_loop
 from planner.cost.memory import tensor_parallel_fault
 from planner.cost.network import collective_for
+from planner.cost.parallelism import ReplicaParallelism
 from planner.cost.prediction import stated_errors
 from planner.cost.replica import PipelineStage, ReplicaPricer
 from planner.engine import EngineProfile, default_split, list_engines, load_engine
@@ -19,7 +20,7 @@ from planner.model import ModelSpec
 from planner.profiling.accuracy.records import SkipRowError
 from planner.workload import Workload, fixed_workload
 
-__all__ = ["Loaded", "label_of", "serve", "serving_engine"]
+__all__ = ["Loaded", "label_of", "replica_stages", "serve", "serving_engine"]
 
 _NODE: int = 8  # GPUs that share the device's own link
 
@@ -80,6 +81,7 @@ def serve(
     osl: float,
     concurrency: list[float],
     load: LoadPattern,
+    parallelism: ReplicaParallelism | None = None,
 ) -> Loaded:
     """Price a replica on one node under a closed loop.
 
@@ -93,33 +95,17 @@ def serve(
         Requests under way.
     load
         How they come.
+    parallelism
+        How the GPUs of a stage share a layer; None: tensor parallelism of degree `tp`.
 
     Raises
     ------
     SkipRowError
         If it spans nodes, is not legal for the model, or does not fit.
     """
-    if tp * pp > _NODE:
-        raise SkipRowError(f"{tp * pp} GPUs span nodes, and the row does not say what connects these")
-    fault = tensor_parallel_fault(model, tp)
-    if fault is not None:
-        raise SkipRowError(fault)
-    link = load_link(device.link).link()
-    collective = collective_for(device, tp, link, native=True)
-    try:
-        layers = np.concatenate([[0], np.cumsum(default_split(engine, model.num_layers, pp))]).tolist()
-    except UnsupportedError as error:
-        raise SkipRowError(str(error)) from None
-    stages = [
-        PipelineStage(
-            device=device,
-            collective=collective,
-            layers=(layers[s], layers[s + 1]),
-            hop=link if pp > 1 else None,
-        )
-        for s in range(pp)
-    ]
-    pricer = ReplicaPricer(model, engine, _lengths(isl, osl), stages)
+    if parallelism is None:
+        parallelism = ReplicaParallelism(tp=tp)
+    pricer = ReplicaPricer(model, engine, _lengths(isl, osl), replica_stages(model, device, engine, parallelism, pp))
     try:
         loop = closed_loop(pricer, np.asarray(concurrency), load)
     except InfeasibleError as error:
@@ -127,6 +113,39 @@ def serve(
     operation = pricer.at_rate(float(np.median(loop.rate_B)))
     rate_error, first_error = stated_errors(engine, operation)
     return Loaded(loop, rate_error, first_error)
+
+
+def replica_stages(
+    model: ModelSpec, device: DeviceProfile, engine: EngineProfile, parallelism: ReplicaParallelism, pp: int
+) -> list[PipelineStage]:
+    """Stages of a replica inside one node, layers split as the engine does by default.
+
+    Raises
+    ------
+    SkipRowError
+        If it spans nodes, or is not legal for the model.
+    """
+    gpus = parallelism.gpus
+    if gpus * pp > _NODE:
+        raise SkipRowError(f"{gpus * pp} GPUs span nodes, and the row does not say what connects these")
+    fault = tensor_parallel_fault(model, parallelism.tp, parallelism) or parallelism.fault(model)
+    if fault is not None:
+        raise SkipRowError(fault)
+    link = load_link(device.link).link()
+    try:
+        layers = np.concatenate([[0], np.cumsum(default_split(engine, model.num_layers, pp))]).tolist()
+    except UnsupportedError as error:
+        raise SkipRowError(str(error)) from None
+    return [
+        PipelineStage(
+            device=device,
+            collective=collective_for(device, gpus, link, native=True),
+            layers=(layers[s], layers[s + 1]),
+            hop=link if pp > 1 else None,
+            parallelism=parallelism,
+        )
+        for s in range(pp)
+    ]
 
 
 def _lengths(isl: float, osl: float) -> Workload:

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Final
 
+from planner.profiling.accuracy.degrees import parallelism_of, requests_of
 from planner.profiling.accuracy.names import LoadRule, device_of, load_of, model_of
 from planner.profiling.accuracy.records import Comparison, FigureName, Layout, Outcome, Skipped, SkipRowError
 from planner.profiling.accuracy.replicas import label_of, serve, serving_engine
@@ -49,8 +50,6 @@ def _refuse(row: Row) -> None:
     """Raise for what is not priced yet."""
     if row.text("mode") == "disagg":
         raise SkipRowError("prefill and decode on separate workers are not priced yet")
-    if row.whole("attention_dp_size", default=1) > 1:
-        raise SkipRowError("data-parallel attention is not priced yet")
 
 
 def _setting(rows: Sequence[Row]) -> Iterator[Comparison]:
@@ -67,8 +66,9 @@ def _setting(rows: Sequence[Row]) -> Iterator[Comparison]:
         pp=row.whole("pp_size", default=1),
         isl=row.whole("isl") * rule.length_share,
         osl=osl * rule.length_share,
-        concurrency=[row.number_of("batch_size") for row in rows],
+        concurrency=[requests_of(row) for row in rows],
         load=rule.pattern,
+        parallelism=parallelism_of(row),
     )
     for b, row in enumerate(rows):
         ttft, tpot = row.number_of("silicon_ttft_ms") * _MS, row.number_of("silicon_tpot_ms") * _MS

@@ -1,0 +1,54 @@
+"""Degrees of parallelism of a replica as truth rows write them, and as they were run.
+
+Rows whose id says ``tpT_epE`` were run on T GPUs with experts in E groups; where E is more than 1, tp_size and
+attention_dp_size of these rows are written as the product of moe_tp_size and moe_ep_size, both of which say T: the same
+measurement occurs under another id with tp_size T, and no engine cuts experts in T and spreads them over T on T GPUs.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from planner.cost.parallelism import ReplicaParallelism
+from planner.errors import InputError
+from planner.profiling.accuracy.records import SkipRowError
+from planner.profiling.accuracy.table import Row
+
+__all__ = ["parallelism_of", "requests_of"]
+
+_ID: Final = re.compile(r"_tp(\d+)(?:_0)?_ep(\d+)(?:_0)?_\d+$")
+
+
+def parallelism_of(row: Row, role: str = "") -> ReplicaParallelism:
+    """How the GPUs of a row share a layer.
+
+    Parameters
+    ----------
+    row
+        The row.
+    role
+        ``"prefill_"`` or ``"decode_"`` where a row has both.
+
+    Raises
+    ------
+    SkipRowError
+        If its degrees do not go together.
+    """
+    tp, dp = (row.whole(f"{role}{name}", default=1) for name in ("tp_size", "attention_dp_size"))
+    moe_tp, moe_ep = (row.whole(f"{role}{name}", default=0) for name in ("moe_tp_size", "moe_ep_size"))
+    named = _ID.search(row.text("id"))
+    if not role and named is not None and moe_tp == moe_ep == int(named[1]) > 1 and tp * dp == moe_tp * moe_ep:
+        gpus = moe_tp
+        tp, dp, moe_tp = (1, gpus, 1) if dp > 1 else (gpus, 1, 1)
+    try:
+        if tp * dp != moe_tp * moe_ep:  # dense rows write 1, or nothing
+            return ReplicaParallelism(tp=tp, attention_dp=dp, moe_ep=moe_ep if (tp * dp) % max(moe_ep, 1) == 0 else 1)
+        return ReplicaParallelism(tp=tp, attention_dp=dp, moe_tp=moe_tp, moe_ep=max(moe_ep, 1))
+    except InputError as error:
+        raise SkipRowError(str(error).split("\n")[0]) from None
+
+
+def requests_of(row: Row) -> float:
+    """Requests under way in a row of one replica: its batch size counts those of one rank of attention."""
+    return row.number_of("batch_size") * row.whole("attention_dp_size", default=1)
