@@ -54,7 +54,8 @@ def _refuse(row: Row) -> None:
 
 def _setting(rows: Sequence[Row]) -> Iterator[Comparison]:
     row = rows[0]
-    model = model_of(row.text("model_path"), row.text("gemm_quant_mode") or row.text("precision"))
+    precision = row.text("gemm_quant_mode") or row.text("precision")
+    model = model_of(row.text("model_path"), precision, row.text("backend"))
     device, engine = device_of(row.text("system")), serving_engine(row.text("backend"))
     rule: LoadRule = load_of("serving_silicon", row)
     osl = row.whole("osl")
