@@ -15,7 +15,7 @@ from planner.errors import InputError
 from planner.profiling.accuracy.records import SkipRowError
 from planner.profiling.accuracy.table import Row
 
-__all__ = ["parallelism_of", "requests_of"]
+__all__ = ["gpus_of", "parallelism_of", "requests_of"]
 
 _ID: Final = re.compile(r"_tp(\d+)(?:_0)?_ep(\d+)(?:_0)?_\d+$")
 
@@ -50,5 +50,24 @@ def parallelism_of(row: Row, role: str = "") -> ReplicaParallelism:
 
 
 def requests_of(row: Row) -> float:
-    """Requests under way in a row of one replica: its batch size counts those of one rank of attention."""
-    return row.number_of("batch_size") * row.whole("attention_dp_size", default=1)
+    """Requests under way: the batch size of a row counts those of one rank of attention of one decode worker."""
+    role = _decoding(row)
+    workers = row.whole(f"{role}num_workers", default=1) if role else 1
+    ranks = row.whole(f"{role}attention_dp_size", default=1)
+    return row.number_of(f"{role}batch_size") * workers * ranks
+
+
+def gpus_of(row: Row) -> int:
+    """GPUs of all workers of a row."""
+    if not _decoding(row):
+        return parallelism_of(row).gpus * row.whole("pp_size", default=1)
+    return sum(
+        row.whole(f"{role}_num_workers")
+        * parallelism_of(row, f"{role}_").gpus
+        * row.whole(f"{role}_pp_size", default=1)
+        for role in ("prefill", "decode")
+    )
+
+
+def _decoding(row: Row) -> str:
+    return "decode_" if row.text("mode") == "disagg" else ""

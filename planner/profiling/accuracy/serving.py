@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from planner.profiling.accuracy.degrees import parallelism_of, requests_of
+from planner.profiling.accuracy.disaggregated import predict_disaggregated
 from planner.profiling.accuracy.names import LoadRule, device_of, load_of, model_of
 from planner.profiling.accuracy.records import Comparison, FigureName, Layout, Outcome, Skipped, SkipRowError
 from planner.profiling.accuracy.replicas import label_of, serve, serving_engine
@@ -31,12 +32,11 @@ _SETTING_REST: Final = ("pp_size", "attention_dp_size", "moe_tp_size", "moe_ep_s
 
 
 def _predict(rows: Sequence[Row]) -> Iterator[Outcome]:
+    apart = [row for row in rows if row.text("mode") == "disagg"]
+    yield from predict_disaggregated(apart)
     settings: dict[tuple[str, ...], list[Row]] = defaultdict(list)
     for row in rows:
-        try:
-            _refuse(row)
-        except SkipRowError as reason:
-            yield Skipped(row.number, str(reason))
+        if row.text("mode") == "disagg":
             continue
         settings[tuple(row.text(name) for name in (*_SETTING, *_SETTING_REST))].append(row)
     for alike in settings.values():
@@ -44,12 +44,6 @@ def _predict(rows: Sequence[Row]) -> Iterator[Outcome]:
             yield from _setting(alike)
         except SkipRowError as reason:
             yield from (Skipped(row.number, str(reason)) for row in alike)
-
-
-def _refuse(row: Row) -> None:
-    """Raise for what is not priced yet."""
-    if row.text("mode") == "disagg":
-        raise SkipRowError("prefill and decode on separate workers are not priced yet")
 
 
 def _setting(rows: Sequence[Row]) -> Iterator[Comparison]:
