@@ -256,7 +256,9 @@ class LayerPricer:
     def band(self, part: str) -> tuple[float, Provenance]:
         """Relative error and provenance of one of `PARTS`; GEMM takes the worst of the formats it uses."""
         if part == "all_reduce":
-            return (self.collective.error, self.collective.provenance) if self.collective.size > 1 else (0.0, "measured")
+            return (
+                (self.collective.error, self.collective.provenance) if self.collective.size > 1 else (0.0, "measured")
+            )
         if part in ("prefill_attention", "decode_attention") and self._latent:
             bands = [latent.band(part) for latent in self._latent.values()]
         elif part != "gemm":

@@ -220,7 +220,8 @@ def stage_table(pricer: LayerPricer, engine: EngineProfile, demand: Demand, batc
     return StageTable(
         layer_KG={which: time.sum(axis=0) + overhead.layer.value for which, time in kernels.items()},
         first_G={
-            which: pricer.embedding_time_B(decoding + tokens[which]) + overhead.prompt.value * prompts[which] / pricer.ranks
+            which: pricer.embedding_time_B(decoding + tokens[which])
+            + overhead.prompt.value * prompts[which] / pricer.ranks
             for which in kernels
         },
         last_G={

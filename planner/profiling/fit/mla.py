@@ -28,7 +28,11 @@ _DECODE: Final[Axes] = (
     ("batch", (1, 4, 16, 64, 256, 1024)),
     ("context", (64, 256, 1024, 4096, 16384, 131072)),
 )
-_PREFILL: Final[Axes] = (_HEADS, ("batch", (1, 4, 16, 64, 256)), ("tokens", (64, 128, 256, 512, 1024, 2048, 4096, 8192, 32768)))
+_PREFILL: Final[Axes] = (
+    _HEADS,
+    ("batch", (1, 4, 16, 64, 256)),
+    ("tokens", (64, 128, 256, 512, 1024, 2048, 4096, 8192, 32768)),
+)
 _EXPANDED: Final = 192 + 128  # query-key and value dimensions of a head, as measured
 _SHORTEST: Final = 64  # tokens of a context that matter
 _FEWEST_HEADS: Final = 4  # of 128, on one of 32 GPUs

@@ -54,8 +54,8 @@ def smooth(axes: Axes, points_RA: Array, log_values_R: Array, weights_R: Array) 
     -------
     Surface
     """
-    from scipy import sparse  # noqa: PLC0415  # slow to import
-    from scipy.sparse.linalg import spsolve  # noqa: PLC0415
+    from scipy import sparse  # slow to import
+    from scipy.sparse.linalg import spsolve
 
     basis_RK = _basis(axes, points_RA)
     shape = tuple(len(knots) for _, knots in axes)
@@ -108,7 +108,7 @@ def left_out(
 
 def _basis(axes: Axes, points_RA: Array) -> Any:
     """Sparse matrix of shape (R, K): the weights with which knots make the value at each point."""
-    from scipy import sparse  # noqa: PLC0415
+    from scipy import sparse
 
     shape = tuple(len(knots) for _, knots in axes)
     rows = len(points_RA)
@@ -132,7 +132,7 @@ def _basis(axes: Axes, points_RA: Array) -> Any:
 
 def _penalty(shape: Sequence[int], axes: Axes) -> Any:
     """Squared slopes and changes of slope along every axis, as a matrix of shape (K, K)."""
-    from scipy import sparse  # noqa: PLC0415
+    from scipy import sparse
 
     total: Any = sparse.csr_array((int(np.prod(shape)), int(np.prod(shape))))
     for at, (_, knots) in enumerate(axes):
@@ -143,7 +143,9 @@ def _penalty(shape: Sequence[int], axes: Axes) -> Any:
         slope = sparse.diags_array([-1.0 / gap, 1.0 / gap], offsets=[0, 1], shape=(size - 1, size))
         one = _SLOPE * (slope.T @ slope)
         if size > 2:
-            bend = sparse.diags_array([-np.ones(size - 2), np.ones(size - 2)], offsets=[0, 1], shape=(size - 2, size - 1))
+            bend = sparse.diags_array(
+                [-np.ones(size - 2), np.ones(size - 2)], offsets=[0, 1], shape=(size - 2, size - 1)
+            )
             change = bend @ slope
             one = one + _CURVATURE * (change.T @ change)
         before, after = int(np.prod(shape[:at])), int(np.prod(shape[at + 1 :]))

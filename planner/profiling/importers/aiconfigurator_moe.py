@@ -138,7 +138,7 @@ def import_latent(data: Path, system: str, engine: str, device: str, *, prefill:
 
 def _read(path: Path) -> Any:
     try:
-        import pandas as pd  # noqa: PLC0415  # heavy, and in an extra
+        import pandas as pd  # heavy, and in an extra
 
         return pd.read_parquet(path)
     except ImportError:
