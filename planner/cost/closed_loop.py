@@ -209,7 +209,9 @@ class _Loop:
         self.computed_B = loads.input_B * (1.0 - loads.prefix_share_B)
         hosted_B = np.where(loads.offline_B, 0.0, 1.0)
         self.first_token_B = host.first_token_R[r_B] * hosted_B
-        self.admission_B = host.prompt_R[r_B] * hosted_B
+        # ranks of data-parallel attention look after their own prompts and sequences at the same time
+        self.admission_B = host.prompt_R[r_B] * hosted_B / tables.ranks_R[r_B]
+        self.bookkeeping_B = host.sequence_R[r_B] / tables.ranks_R[r_B]
         self.context = spot(loads.input_B + loads.output_B / 2.0, CONTEXT_Y)
         prefix_B = loads.input_B - self.computed_B
         self.attention_BS = (
@@ -243,7 +245,7 @@ class _Loop:
         alone_BS = _look(model._tokens_RSG, r_B, tokens)
         decode_BS = alone_BS + _look2(model._decode_RSXY, r_B, spot(whole_B, SEQUENCES_X), self.context)
         decode_BS += model._constant_RS[r_B]
-        decode_BS[self.rows_B, self.last_B] += _look(model._head_RG, r_B, tokens) + model.host.sequence_R[r_B] * whole_B
+        decode_BS[self.rows_B, self.last_B] += _look(model._head_RG, r_B, tokens) + self.bookkeeping_B * whole_B
         # a prompt's chunks: of its own, or with other prompts in an iteration where more are due
         due_B = batch_B * self.computed_B / loads.output_B
         room_B = np.maximum(tables.budget_R[r_B] - batch_B, 1.0)

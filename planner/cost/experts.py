@@ -7,9 +7,10 @@ the share of the roofline that each reaches, by
 
 * tokens per expert that is touched, which decides between reading weights and multiplying;
 * width of an expert on this GPU (its intermediate size over TP), which kernels cut into tiles;
-* work: the roofline time itself, as small problems do not fill a GPU.
+* work: the roofline time itself, as small problems do not fill a GPU;
+* groups: expert parallelism, as some kernels spend time on the tokens of absent experts.
 
-A correction by tokens per expert and width is kept for the shapes of experts that were measured. Engines and formats
+A correction by tokens per expert, width and groups is kept for the shapes of experts that were measured. Engines and formats
 without a table fall back to the grouped matrix product of `planner.cost.device`.
 
 Legend: B batch of token counts.
@@ -162,10 +163,10 @@ class ExpertKernel:
             matrices=self.matrices,
         )
         each_B = visits_B / touched_B
-        share_B = self._fitted.surface.at(each_B, width, work_B)
+        share_B = self._fitted.surface.at(each_B, width, work_B, ep)
         place = self._place(routing)
         if place and self._fitted.corrections is not None:
-            share_B = share_B * self._fitted.corrections.at(float(place), each_B, width)
+            share_B = share_B * self._fitted.corrections.at(float(place), each_B, width, ep)
         return np.where(tokens_B > 0, np.minimum(tokens_B, 1.0) * work_B / share_B, 0.0)
 
     def band(self, routing: Routing) -> tuple[float, Provenance]:

@@ -63,7 +63,7 @@ def kernel_surfaces(device: DeviceProfile, family: str) -> Mapping[str, KernelSu
     >>> from planner.cluster import load_device
     >>> surface = kernel_surfaces(load_device("h200"), "moe")["fp8_block/trtllm"]
     >>> surface.provenance, surface.surface.names
-    ('fitted', ('tokens_per_expert', 'width', 'work'))
+    ('fitted', ('tokens_per_expert', 'width', 'work', 'groups'))
     """
     nvidia = device.vendor == "NVIDIA"
     return _surfaces(device.name, device.compute_capability if nvidia else None, device.memory_bandwidth.value, family)

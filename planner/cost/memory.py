@@ -33,7 +33,7 @@ __all__ = [
 KV_HEADROOM: Final = 1.05
 
 
-def tensor_parallel_fault(model: ModelSpec, tp: int) -> str | None:
+def tensor_parallel_fault(model: ModelSpec, tp: int, parallelism: ReplicaParallelism | None = None) -> str | None:
     """Why a tensor-parallel degree is not legal for a model, or None.
 
     Heads and the vocabulary (which engines pad to 64 rows) must divide; KV heads must divide, or be replicated a
@@ -55,6 +55,8 @@ def tensor_parallel_fault(model: ModelSpec, tp: int) -> str | None:
             return f"TP {tp} neither divides the {attention.kv_heads} KV heads nor is a multiple of them"
         for gemm in kind.gemms:
             width = gemm.n if gemm.split == "column" else gemm.k
+            if gemm.experts > 1 and parallelism is not None:
+                continue  # experts lie as `ReplicaParallelism.fault` checks
             if gemm.split != "replicated" and gemm.name not in ("qkv",) and width % tp:
                 return f"TP {tp} does not divide {gemm.name} of width {width}"
     if (-(-model.vocab // 64) * 64) % tp:

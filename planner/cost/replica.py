@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from planner.cost.device import provenance_of
-from planner.cost.layer import PARTS, LayerPricer
+from planner.cost.layer import PARTS, LayerPricer, Load
 from planner.cost.memory import (
     KV_HEADROOM,
     cached_tokens_L,
@@ -237,6 +237,30 @@ class ReplicaPricer:
         if hop is None or s == len(self.stages) - 1:  # token ids alone go back
             return np.zeros_like(tokens_G)
         return wire_time(hop_bytes(self.model, tokens_G), hop)
+
+    def prompt_time(self, tokens: float) -> float:
+        """Seconds that a prompt takes where nothing else runs, or one on each rank of attention at the same time.
+
+        Chunks follow each other through the stages; the engine's time for the iteration and the prompt counts.
+        """
+        chunks = math.ceil(tokens * self.ranks / self.demand.budget - 1e-9)
+        chunk = np.array([tokens * self.ranks / chunks])
+        load = Load(
+            decode=np.zeros(1),
+            decode_context=np.full(1, self.demand.decode_context),
+            prefill=chunk,
+            prefill_context=np.full(1, self.demand.prefill_context),
+        )
+        overhead = self.engine.overhead
+        times = []
+        for s, pricer in enumerate(self.layer_pricers):
+            layers = float(self.layers_SK[s] @ (pricer.time_KB(load)[:, 0] + overhead.layer.value))
+            hop = self.stages[s].hop
+            wire = 0.0 if hop is None else hop.latency + float(self.wire_time(s, chunk)[0])
+            times.append(overhead.iteration.value + layers + wire)
+        times[0] += float(self.layer_pricers[0].embedding_time_B(chunk)[0])
+        times[-1] += float(self.layer_pricers[-1].head_time_B(np.full(1, float(self.ranks)))[0])
+        return math.fsum(times) + (chunks - 1) * max(times) + overhead.prompt.value
 
     def feasible(self, state: SteadyState, batch_G: Array) -> BoolArray:
         """Which loads meet the SLO, the KV cache, the token budget of an iteration and a stable prefill queue."""

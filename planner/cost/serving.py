@@ -212,7 +212,7 @@ def stage_table(pricer: LayerPricer, engine: EngineProfile, demand: Demand, batc
         "chunk": parts(chunk, demand.tail_context),
         "full": parts(room, demand.prefill_context),
     }
-    # prompt tokens and prompts begun in each kind of iteration
+    # prompt tokens and prompts begun in each kind of iteration; ranks of attention look after their own at the same time
     tokens: dict[Iteration, Array] = {"mean": steady, "chunk": chunk, "full": room}
     prompts: dict[Iteration, Array] = {
         "mean": batch / demand.output,
@@ -222,12 +222,13 @@ def stage_table(pricer: LayerPricer, engine: EngineProfile, demand: Demand, batc
     return StageTable(
         layer_KG={which: time.sum(axis=0) + overhead.layer.value for which, time in kernels.items()},
         first_G={
-            which: pricer.embedding_time_B(decoding + tokens[which]) + overhead.prompt.value * prompts[which]
+            which: pricer.embedding_time_B(decoding + tokens[which])
+            + overhead.prompt.value * prompts[which] / pricer.ranks
             for which in kernels
         },
         last_G={
             which: overhead.kernels.value * pricer.head_time_B(decoding + prompts[which])
-            + overhead.sequence.value * decoding
+            + overhead.sequence.value * decoding / pricer.ranks
             for which in kernels
         },
         iteration=overhead.iteration.value,

@@ -46,6 +46,7 @@ class _ModelAlias(BaseModel):
     model: str | None = None
     config: dict[str, Any] | None = None
     own_format: bool = False
+    kv: Dtype | None = None
 
     @model_validator(mode="after")
     def _one_of_two(self) -> _ModelAlias:
@@ -65,6 +66,7 @@ class _Aliases(_File):
     models: tuple[_ModelAlias, ...]
     devices: dict[str, str]
     formats: dict[str, _Format]
+    own_kv: tuple[str, ...] = ()
 
 
 class LoadRule(BaseModel):
@@ -169,7 +171,7 @@ def load_of(layout: str, row: Row) -> LoadRule:
 
 
 @lru_cache(maxsize=64)
-def model_of(written: str, precision: str = "") -> ModelSpec:
+def model_of(written: str, precision: str = "", engine: str = "") -> ModelSpec:
     """Model of a name in a truth file, in the formats that its precision stands for.
 
     Parameters
@@ -178,6 +180,8 @@ def model_of(written: str, precision: str = "") -> ModelSpec:
         The name: an alias, or one that ships.
     precision
         As the file writes it; "" for the model's own.
+    engine
+        Which engine runs it, where that decides the format of the KV cache.
 
     Raises
     ------
@@ -200,7 +204,7 @@ def model_of(written: str, precision: str = "") -> ModelSpec:
         return load_model(
             written if alias is None or alias.model is None else alias.model,
             weight_dtype=None if alias is not None and alias.own_format else formats.weight,
-            kv_dtype=formats.kv,
+            kv_dtype=None if engine in _aliases().own_kv else (alias and alias.kv) or formats.kv,
         )
     except InputError:
         raise SkipRowError(f"model {written!r} does not ship, and no alias names it") from None

@@ -6,6 +6,7 @@ from collections import defaultdict
 
 import numpy as np
 
+from planner.profiling.accuracy.degrees import gpus_of, requests_of
 from planner.profiling.accuracy.report import Accuracy
 
 __all__ = ["rank_correlations"]
@@ -35,7 +36,7 @@ def rank_correlations(accuracy: Accuracy) -> dict[Key, float]:
     for one in accuracy.comparisons:
         if one.figure == "e2e":
             row = rows[one.row]
-            share = row.number_of("batch_size") / (row.whole("tp_size") * row.whole("pp_size", default=1))
+            share = requests_of(row) / gpus_of(row)
             key = (one.engine, one.model, row.text("isl"), row.text("osl"))
             rates[key].append((share / one.measured, share / one.predicted))
     found = {}

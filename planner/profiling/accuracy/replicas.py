@@ -15,14 +15,17 @@ from planner.cost.iteration_tables import IterationTables
 from planner.cost.load_pattern import LoadPattern
 from planner.cost.memory import tensor_parallel_fault
 from planner.cost.network import collective_for
+from planner.cost.parallelism import ReplicaParallelism
 from planner.cost.replica import PipelineStage, ReplicaPricer
 from planner.engine import EngineProfile, default_split, list_engines, load_engine
 from planner.errors import UnsupportedError
 from planner.model import ModelSpec
 from planner.profiling.accuracy.records import Skipped, SkipRowError
-from planner.workload import fixed_workload
+from planner.workload import Workload, fixed_workload
 
-__all__ = ["Served", "ServedRows", "Setting", "label_of", "serving_engine"]
+__all__ = ["Served", "ServedRows", "Setting", "label_of", "replica_of", "serving_engine"]
+
+Key = tuple[int, int, int, ReplicaParallelism, int]
 
 _NODE: int = 8  # GPUs that share the device's own link
 
@@ -35,25 +38,25 @@ class Setting:
     ----------
     model, device, engine
         What runs, where, under what.
-    tp, pp
-        Tensor and pipeline parallelism.
+    parallelism, pp
+        Of a stage, and how many stages there are.
     """
 
     model: ModelSpec
     device: DeviceProfile
     engine: EngineProfile
-    tp: int
-    pp: int
+    parallelism: ReplicaParallelism
+    pp: int = 1
 
     @property
     def gpus(self) -> int:
         """GPUs of the replica."""
-        return self.tp * self.pp
+        return self.parallelism.gpus * self.pp
 
     @property
-    def key(self) -> tuple[int, ...]:
+    def key(self) -> Key:
         """The same for the same replica: names read once are the same objects."""
-        return id(self.model), id(self.device), id(self.engine), self.tp, self.pp
+        return id(self.model), id(self.device), id(self.engine), self.parallelism, self.pp
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,13 +114,13 @@ class ServedRows:
             The rows that can, None where there are none; and the others, each with its reason.
         """
         pricers: list[ReplicaPricer] = []
-        place: dict[tuple[int, ...], int | str] = {}
+        place: dict[Key, int | str] = {}
         rows: list[Served] = []
         skipped: list[Skipped] = []
         for one in candidates:
             if one.setting.key not in place:
                 try:
-                    pricers.append(_pricer(one.setting))
+                    pricers.append(replica_of(one.setting))
                     place[one.setting.key] = len(pricers) - 1
                 except SkipRowError as reason:
                     place[one.setting.key] = str(reason)
@@ -149,7 +152,7 @@ class ServedRows:
         return LoopModel(self.tables, HostTimes.of(self.engines)).solve(self.loads)
 
 
-def _loads(rows: Sequence[Served], place: dict[tuple[int, ...], int | str]) -> Loads:
+def _loads(rows: Sequence[Served], place: dict[Key, int | str]) -> Loads:
     return Loads.of(
         [int(place[row.setting.key]) for row in rows],
         [row.input for row in rows],
@@ -194,22 +197,28 @@ def serving_engine(name: str, *, offline: bool = False) -> EngineProfile:
     return engine
 
 
-def _pricer(setting: Setting) -> ReplicaPricer:
-    """The replica; its workload does not count.
+def replica_of(setting: Setting, workload: Workload | None = None) -> ReplicaPricer:
+    """A replica inside one node, layers split as the engine does by default.
+
+    Parameters
+    ----------
+    setting
+        The replica.
+    workload
+        Its requests; None where only its tables are wanted.
 
     Raises
     ------
     SkipRowError
         If it spans nodes, or is not legal for the model.
     """
-    model, device, tp, pp = setting.model, setting.device, setting.tp, setting.pp
+    model, device, parallelism, pp = setting.model, setting.device, setting.parallelism, setting.pp
     if setting.gpus > _NODE:
         raise SkipRowError(f"{setting.gpus} GPUs span nodes, and the row does not say what connects these")
-    fault = tensor_parallel_fault(model, tp)
+    fault = tensor_parallel_fault(model, parallelism.tp, parallelism) or parallelism.fault(model)
     if fault is not None:
         raise SkipRowError(fault)
     link = load_link(device.link).link()
-    collective = collective_for(device, tp, link, native=True)
     try:
         cuts = np.concatenate([[0], np.cumsum(default_split(setting.engine, model.num_layers, pp))]).tolist()
     except UnsupportedError as error:
@@ -217,10 +226,11 @@ def _pricer(setting: Setting) -> ReplicaPricer:
     stages = [
         PipelineStage(
             device=device,
-            collective=collective,
+            collective=collective_for(device, parallelism.gpus, link, native=True),
             layers=(cuts[s], cuts[s + 1]),
             hop=link if pp > 1 else None,
+            parallelism=parallelism,
         )
         for s in range(pp)
     ]
-    return ReplicaPricer(model, setting.engine, fixed_workload(1, 1), stages)
+    return ReplicaPricer(model, setting.engine, workload or fixed_workload(1, 1), stages)

@@ -13,7 +13,9 @@ from planner.cost.bands import ServedFigure
 from planner.cost.closed_loop import LoopModel
 from planner.engine.fitted import load_fit
 from planner.profiling.accuracy.bands import server_error
-from planner.profiling.accuracy.names import LoadRule, device_of, load_of, model_of
+from planner.profiling.accuracy.degrees import parallelism_of, requests_of
+from planner.profiling.accuracy.disaggregated import predict_disaggregated, silicon_model
+from planner.profiling.accuracy.names import LoadRule, device_of, load_of
 from planner.profiling.accuracy.records import Comparison, Layout, Outcome, Skipped, SkipRowError
 from planner.profiling.accuracy.replicas import Served, ServedRows, Setting, label_of, serving_engine
 from planner.profiling.accuracy.table import Row
@@ -54,7 +56,7 @@ class SiliconRow:
 
 
 def silicon_rows(rows: Sequence[Row]) -> tuple[list[SiliconRow], list[Skipped]]:
-    """Read rows; those that cannot be priced come back with the reason."""
+    """Read rows of aggregated serving; those that cannot be priced come back with the reason."""
     read: list[SiliconRow] = []
     skipped: list[Skipped] = []
     for row in rows:
@@ -66,17 +68,13 @@ def silicon_rows(rows: Sequence[Row]) -> tuple[list[SiliconRow], list[Skipped]]:
 
 
 def _read(row: Row) -> SiliconRow:
-    if row.text("mode") == "disagg":
-        raise SkipRowError("prefill and decode on separate workers are not priced yet")
-    if row.whole("attention_dp_size", default=1) > 1:
-        raise SkipRowError("data-parallel attention is not priced yet")
     rule: LoadRule = load_of("serving_silicon", row)
     output = row.whole("osl")
     setting = Setting(
-        model=model_of(row.text("model_path"), row.text("gemm_quant_mode") or row.text("precision")),
+        model=silicon_model(row),
         device=device_of(row.text("system")),
         engine=serving_engine(row.text("backend")),
-        tp=row.whole("tp_size"),
+        parallelism=parallelism_of(row),
         pp=row.whole("pp_size", default=1),
     )
     served = Served(
@@ -84,7 +82,7 @@ def _read(row: Row) -> SiliconRow:
         setting=setting,
         input=row.whole("isl") * rule.length_share,
         output=output * rule.length_share,
-        concurrency=row.number_of("batch_size"),
+        concurrency=requests_of(row),
         pattern=rule.pattern,
     )
     ttft, tpot = row.number_of("silicon_ttft_ms") * _MS, row.number_of("silicon_tpot_ms") * _MS
@@ -108,7 +106,8 @@ def _latencies(served: ServedRows, read: Sequence[SiliconRow], *, left_out: bool
 
 
 def _predict(rows: Sequence[Row], *, left_out: bool = False) -> Iterator[Outcome]:
-    read, skipped = silicon_rows(rows)
+    yield from predict_disaggregated([row for row in rows if row.text("mode") == "disagg"])
+    read, skipped = silicon_rows([row for row in rows if row.text("mode") != "disagg"])
     served, too_large = ServedRows.of(one.served for one in read)
     yield from (*skipped, *too_large)
     if served is None:

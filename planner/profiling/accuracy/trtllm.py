@@ -11,6 +11,7 @@ import numpy as np
 
 from planner.cost.closed_loop import ClosedLoop, LoopModel
 from planner.cost.host_times import HostTimes
+from planner.cost.parallelism import ReplicaParallelism
 from planner.engine.fitted import load_fit
 from planner.profiling.accuracy.bands import offline_error
 from planner.profiling.accuracy.names import device_of, load_of, model_of
@@ -130,7 +131,7 @@ def _served(layout: str, row: Row, concurrency: float, *, osl: int) -> Served:
         model=model_of(row.text("model"), row.text("precision")),
         device=device_of(row.text("gpu")),
         engine=serving_engine(_ENGINE, offline=True),
-        tp=row.whole("tp"),
+        parallelism=ReplicaParallelism(tp=row.whole("tp")),
         pp=row.whole("pp", default=1),
     )
     return Served(

@@ -6,7 +6,7 @@ are fewer visits than experts) and measures the busiest of the expert-parallel g
 a number of times, and the mean number of experts touched and of visits on the busiest group is what the roofline of a
 row is computed from.
 
-Legend: R row of the table, E expert, N shape of experts, T tokens per expert, W width.
+Legend: R row of the table, E expert, N shape of experts, A size, P knots of a shape's own factors.
 """
 
 from __future__ import annotations
@@ -45,11 +45,13 @@ _STORED: Final[dict[str, tuple[Dtype, Dtype]]] = {
 _AXES: Final[Axes] = (
     ("tokens_per_expert", (1, 2, 4, 8, 16, 32, 64, 128, 256, 1024, 4096)),
     ("width", (64, 128, 256, 512, 1024, 2048, 8192)),
-    ("work", (1e-6, 4e-6, 16e-6, 64e-6, 256e-6, 1e-3, 4e-3, 64e-3)),
+    ("work", (1e-6, 4e-6, 16e-6, 64e-6, 256e-6, 1e-3, 8e-3)),
+    ("groups", (1, 2, 8, 64)),
 )
 _PLACES: Final[Axes] = (
-    ("tokens_per_expert", (1, 4, 16, 64, 256, 2048)),
+    ("tokens_per_expert", (1, 2, 8, 32, 128, 1024)),
     ("width", (96, 256, 768, 2048)),
+    ("groups", (1, 2, 8, 64)),
 )
 _NARROWEST: Final = 32  # experts cut into thinner slices than this nobody runs
 _ENOUGH: Final = 200  # rows below which a format is not fitted
@@ -137,7 +139,7 @@ def fit_experts(table: MeasuredTable, device: DeviceProfile) -> dict[str, tuple[
         mine = np.flatnonzero((table["dtype"] == name) & (width_R >= _NARROWEST))
         if len(mine) < _ENOUGH:
             continue
-        points_RA = np.stack([each_R, width_R, work_R], axis=1)[mine]
+        points_RA = np.stack([each_R, width_R, work_R, table["ep"]], axis=1)[mine]
         share_R = np.log(work_R[mine] / table["seconds"][mine])
         shapes_R = _shapes(table, mine)
         split_R = table["tp"][mine] * 1000 + table["ep"][mine]
@@ -151,7 +153,7 @@ def fit_experts(table: MeasuredTable, device: DeviceProfile) -> dict[str, tuple[
         )
         fitted[f"{name}/{engine}"] = surface, facts
         left_R = share_R - np.log(surface.at(*points_RA.T))
-        corrections, named = _by_shape(points_RA[:, :2], left_R, shapes_R, split_R)
+        corrections, named = _by_shape(points_RA[:, (0, 1, 3)], left_R, shapes_R, split_R)
         fitted[f"{name}/{engine}/shapes"] = (
             corrections,
             facts.model_copy(
@@ -191,26 +193,26 @@ def _general(points_RA: Array, share_R: Array, shapes_R: NDArray[Any]) -> tuple[
 def _by_shape(
     places_RA: Array, left_R: Array, shapes_R: NDArray[Any], split_R: NDArray[Any]
 ) -> tuple[Surface, dict[str, float]]:
-    """Factors of each shape by tokens per expert and width, pulled towards 1; error with each split left out."""
+    """Factors of each shape by tokens per expert, width and groups, pulled towards 1; error with each split left out."""
     shapes = sorted(set(shapes_R.tolist()))
-    factor_NTW = np.zeros((len(shapes), *(len(knots) for _, knots in _PLACES)))
+    factor_NP = np.zeros((len(shapes), *(len(knots) for _, knots in _PLACES)))
     named: dict[str, float] = {}
     for n, shape in enumerate(shapes):
         mine = np.flatnonzero(shapes_R == shape)
-        near_RTW = _nearness(places_RA[mine])
-        above_RTW = near_RTW * left_R[mine][:, None, None]
-        sums = near_RTW.sum(axis=0), above_RTW.sum(axis=0)
-        factor_NTW[n] = sums[1] / (sums[0] + _PULL)
+        near_RP = _nearness(places_RA[mine])
+        above_RP = near_RP * left_R[mine][:, None, None, None]
+        sums = near_RP.sum(axis=0), above_RP.sum(axis=0)
+        factor_NP[n] = sums[1] / (sums[0] + _PULL)
         missed = []
         for split in np.unique(split_R[mine]):
             out_R = split_R[mine] == split
-            rest = (total - part[out_R].sum(axis=0) for total, part in zip(sums, (near_RTW, above_RTW), strict=True))
-            weight_TW, above_TW = rest
-            factors = Surface(_grid(_PLACES), above_TW / (weight_TW + _PULL))
+            rest = (total - part[out_R].sum(axis=0) for total, part in zip(sums, (near_RP, above_RP), strict=True))
+            weight_P, above_P = rest
+            factors = Surface(_grid(_PLACES), above_P / (weight_P + _PULL))
             missed.append(np.abs(np.expm1(left_R[mine][out_R] - np.log(factors.at(*places_RA[mine][out_R].T)))))
         named[shape] = round(float(np.median(np.concatenate(missed))), 4)
     axes = (("shape", np.arange(1, len(shapes) + 1, dtype=float)), *_grid(_PLACES))
-    return Surface(axes, factor_NTW), named
+    return Surface(axes, factor_NP), named
 
 
 def _grid(axes: Axes) -> tuple[tuple[str, Array], ...]:
@@ -218,9 +220,10 @@ def _grid(axes: Axes) -> tuple[tuple[str, Array], ...]:
 
 
 def _nearness(places_RA: Array) -> Array:
-    """How much each row says about each knot: its share in the interpolation there, shape (R, T, W)."""
-    shares = []
+    """How much each row says about each knot: its share in the interpolation there, shape (R, P)."""
+    near_RP = np.ones((len(places_RA), 1, 1, 1))
     for at, (_, knots) in enumerate(_PLACES):
         place_R = np.interp(np.log(places_RA[:, at]), np.log(knots), np.arange(len(knots)))
-        shares.append(np.maximum(1.0 - np.abs(place_R[:, None] - np.arange(len(knots))), 0.0))
-    return np.asarray(shares[0][:, :, None] * shares[1][:, None, :])
+        share_RK = np.maximum(1.0 - np.abs(place_R[:, None] - np.arange(len(knots))), 0.0)
+        near_RP = near_RP * np.expand_dims(share_RK, axis=[a + 1 for a in range(len(_PLACES)) if a != at])
+    return near_RP
