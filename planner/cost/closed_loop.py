@@ -188,6 +188,7 @@ class LoopModel:
         self._prefill_RSG = one_R * tables.prefill_RSG
         self._head_RG = host.kernels_R[:, None] * tables.head_RG
         empty_RS = tables.layers_RS == 0
+        self._eager_RS = host.eager_R[:, None] * tables.layers_RS
         self._constant_RS = np.where(
             empty_RS, 0.0, host.iteration_R[:, None] + host.layer_R[:, None] * tables.layers_RS
         )
@@ -255,7 +256,7 @@ class _Loop:
         )
         chunk_B = self.computed_B / chunks_B
         with_BS = _look(model._tokens_RSG, r_B, spot(whole_B + chunk_B, TOKENS_G))
-        prompt_BS = chunks_B[:, None] * (with_BS - alone_BS) + self.attention_BS
+        prompt_BS = chunks_B[:, None] * (with_BS - alone_BS + model._eager_RS[r_B]) + self.attention_BS
         prompt_BS[:, 0] += self.admission_B
         # the pipeline's cycle without prompts, and on average
         per_slot_B = batch_B / loads.output_B

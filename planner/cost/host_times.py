@@ -36,8 +36,9 @@ class HostTimes:
         Time of kernels, and of all-reduces, inside the engine over their time alone.
     quantise_R
         What quantising activations adds to the time of elementwise kernels, relative; 0 counts for 16-bit weights.
-    iteration_R, layer_R, sequence_R, prompt_R, first_token_R
-        Seconds per iteration; per layer and iteration; per sequence and iteration; per prompt; before a first token.
+    iteration_R, layer_R, eager_R, sequence_R, prompt_R, first_token_R
+        Seconds per iteration; per layer and iteration, and what is added where the iteration carries a prompt; per
+        sequence and iteration; per prompt; before a first token.
     """
 
     kernels_R: Array
@@ -45,6 +46,7 @@ class HostTimes:
     quantise_R: Array
     iteration_R: Array
     layer_R: Array
+    eager_R: Array
     sequence_R: Array
     prompt_R: Array
     first_token_R: Array

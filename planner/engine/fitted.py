@@ -25,6 +25,7 @@ _STRICT: Final = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 _OVERHEADS: Final = (
     "iteration",
     "layer",
+    "eager",
     "sequence",
     "prompt",
     "first_token",

@@ -66,6 +66,9 @@ class Overheads(BaseModel):
         Per iteration of a stage: scheduling and the CPU's turn-around.
     layer
         Per layer and iteration: launches and small kernels.
+    eager
+        Per layer of an iteration that carries a prompt, beside that: its sizes vary, so that no captured graph fits and
+        the host launches each kernel.
     sequence
         Per running sequence and iteration: sampling, detokenising, bookkeeping.
     prompt
@@ -83,6 +86,7 @@ class Overheads(BaseModel):
 
     iteration: Figure
     layer: Figure
+    eager: Figure = _NEUTRAL.model_copy(update={"value": 0.0})
     sequence: Figure
     prompt: Figure
     first_token: Figure

@@ -57,6 +57,7 @@ LATENCY: Final[tuple[Constant, ...]] = (
     Constant("collectives", 1.0, 0.25, "all-reduces were measured alone, with all ranks in step"),
     Constant("quantise", 0.7, 0.4, "an extra read in 16 bit and write in 8 beside each of the four elementwise passes"),
     Constant("layer", 15e-6, 8e-6, "five small kernels of 3 us that no table holds"),
+    Constant("eager", 20e-6, 20e-6, "ten launches of 2 us a layer, where the host is not ahead of the GPU"),
     Constant("sequence", 8e-6, 8e-6, "sampling and bookkeeping in Python, a few microseconds a sequence"),
     *_of_engines("iteration", 1e-3, 0.7e-3, "a scheduler step of the engines of 2025"),
     *_of_engines("prompt", 5e-3, 5e-3, "tokenising, admitting and scheduling one request"),
@@ -75,6 +76,7 @@ OFFLINE: Final[tuple[Constant, ...]] = (
     Constant("collectives", 1.0, 0.25, "all-reduces were measured alone, with all ranks in step"),
     Constant("quantise", 0.7, 0.4, "an extra read in 16 bit and write in 8 beside each of the four elementwise passes"),
     Constant("layer", 15e-6, 8e-6, "five small kernels of 3 us that no table holds"),
+    Constant("eager", 20e-6, 20e-6, "ten launches of 2 us a layer, where the host is not ahead of the GPU"),
     Constant("sequence", 4e-6, 4e-6, "sampling in batches, by compiled code"),
     Constant("iteration", 1e-3, 0.7e-3, "a scheduler step"),
     Constant("prompt", 0.3e-3, 0.3e-3, "admitting a request that is tokens already"),
@@ -106,7 +108,7 @@ def host_times(values: Mapping[str, float], engines: Sequence[str]) -> HostTimes
         mean = float(np.mean(list(own.values())))
         return np.array([own.get(engine, mean) for engine in engines])
 
-    names = ("kernels", "collectives", "quantise", "iteration", "layer", "sequence", "prompt", "first_token")
+    names = ("kernels", "collectives", "quantise", "iteration", "layer", "eager", "sequence", "prompt", "first_token")
     return HostTimes(**{f"{name}_R": of(name) for name in names})
 
 

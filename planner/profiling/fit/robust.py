@@ -24,7 +24,7 @@ __all__ = ["Fold", "fit_robustly", "leave_groups_out", "weights_of_groups"]
 Group = TypeVar("Group", bound=Hashable)
 Values = dict[str, float]
 
-_PULL: Final = 0.018
+_PULL: Final = 0.03
 _EVALUATIONS: Final = 40
 _MOST_SPREADS: Final = 12.0
 
