@@ -1,4 +1,4 @@
-"""Surfaces fitted to measured kernels, as they ship: ``profiles/measured/<device>/<family>.npz`` and ``.yaml`` beside it.
+"""Surfaces fitted to measured kernels, as they ship: ``profiles/measured/<device>/<family>.npz``, ``.yaml`` beside it.
 
 The ``.npz`` holds the grids (`planner.cluster.surface`), the ``.yaml`` where they come from and how far they miss
 measurements that they were not fitted to. `planner.profiling.fit` writes them, the cost model reads them.

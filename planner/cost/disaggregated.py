@@ -1,8 +1,9 @@
 """Prefill and decode on separate workers: what a closed loop of clients sees.
 
-C requests are under way. Each is computed by one of the prefill workers, its KV cache is sent over, and it decodes among
-those that one of the decode workers holds. Nothing interrupts a decode step, so that TPOT is the time D(n) of a step
-with n sequences; what a prompt costs shows in the wait for a prefill worker alone. In steady state, by Little's law,
+C requests are under way. Each is computed by one of the prefill workers, its KV cache is sent over, and it decodes
+among those that one of the decode workers holds. Nothing interrupts a decode step, so that TPOT is the time D(n) of a
+step with n sequences; what a prompt costs shows in the wait for a prefill worker alone. In steady state, by Little's
+law,
 
 * ``rate = N / (OSL D(N / workers))`` with N sequences decoding;
 * prefill is a queue of m servers that take S seconds a prompt: with ``rho = rate S / m`` an arriving prompt finds
@@ -48,8 +49,8 @@ __all__ = ["STEP_OVERHEAD", "Disaggregated", "WorkerPool", "disaggregated_loop",
 # Seconds that a decode step takes longer on a worker of a disaggregated deployment than inside one server: taking in KV
 # caches and handing tokens to the router, step by step on the host, which nothing hides. The same for 4 and for 64
 # sequences, with attention cut and data-parallel, for TensorRT-LLM and SGLang. Fitted to DeepSeek-R1 on H200 under
-# Dynamo (aiconfigurator-core 0.12.0 silicon rows, Apache-2.0): 4.6 ms whichever of five groups (engine, layout, ISL) is left
-# out, where TPOT then errs by 3 % at the median.
+# Dynamo (aiconfigurator-core 0.12.0 silicon rows, Apache-2.0): 4.6 ms whichever of five groups (engine, layout, ISL)
+# is left out, where TPOT then errs by 3 % at the median.
 STEP_OVERHEAD: Final = 4.6e-3
 
 _HALVINGS: Final = 50  # of the interval that the number of decoding sequences lies in

@@ -2,16 +2,16 @@
 
 Engines run routed experts as one fused operator whose speed the efficiency of a plain matrix product does not tell: on
 eight H200, 256 tokens of DeepSeek-R1 take TensorRT-LLM 0.6 ms with every expert cut in eight, and 0.4 ms with whole
-experts on different GPUs. Measured tables of the engines' own operators, fitted to ``profiles/measured/*/moe.npz``, give
-the share of the roofline that each reaches, by
+experts on different GPUs. Measured tables of the engines' own operators, fitted to ``profiles/measured/*/moe.npz``,
+give the share of the roofline that each reaches, by
 
 * tokens per expert that is touched, which decides between reading weights and multiplying;
 * width of an expert on this GPU (its intermediate size over TP), which kernels cut into tiles;
 * work: the roofline time itself, as small problems do not fill a GPU;
 * groups: expert parallelism, as some kernels spend time on the tokens of absent experts.
 
-A correction by tokens per expert, width and groups is kept for the shapes of experts that were measured. Engines and formats
-without a table fall back to the grouped matrix product of `planner.cost.device`.
+A correction by tokens per expert, width and groups is kept for the shapes of experts that were measured. Engines and
+formats without a table fall back to the grouped matrix product of `planner.cost.device`.
 
 Legend: B batch of token counts.
 """

@@ -1,8 +1,8 @@
 """What a layer costs on the GPUs of one stage: its operators, summed, for a whole batch of loads at once.
 
-Where attention runs data-parallel, a load is that of all ranks together: each has its part of the sequences and prompts,
-and all meet at the experts, for which tokens are gathered and their results scattered back. An engine that keeps prompts
-level between ranks (TensorRT-LLM's ``enable_balance``) is assumed.
+Where attention runs data-parallel, a load is that of all ranks together: each has its part of the sequences and
+prompts, and all meet at the experts, for which tokens are gathered and their results scattered back. An engine that
+keeps prompts level between ranks (TensorRT-LLM's ``enable_balance``) is assumed.
 
 Legend: B batch of loads, K layer kind of the model, P part of a layer (operator class), T tokens of a grid.
 """

@@ -212,7 +212,7 @@ def stage_table(pricer: LayerPricer, engine: EngineProfile, demand: Demand, batc
         "chunk": parts(chunk, demand.tail_context),
         "full": parts(room, demand.prefill_context),
     }
-    # prompt tokens and prompts begun in each kind of iteration; ranks of attention look after their own at the same time
+    # prompt tokens and prompts begun in each kind of iteration; ranks of attention look after their own together
     tokens: dict[Iteration, Array] = {"mean": steady, "chunk": chunk, "full": room}
     prompts: dict[Iteration, Array] = {
         "mean": batch / demand.output,

@@ -24,9 +24,9 @@ FAMILIES: Final = {
 }
 _NOTES: Final = {
     "moe": "Roofline: planner.cost.experts.expert_roofline with the device's data sheet. Launches of small kernels are "
-    "part of the times. …/shapes: factors for the shapes of experts that were measured (hidden x intermediate x top-k x "
-    "experts), numbered from 1 in the order of `named`.",
-    "mla": "Roofline: planner.cost.latent, with the device's data sheet. Projections around attention are not part of it.",
+    "part of the times. …/shapes: factors for the shapes of experts that were measured (hidden x intermediate x top-k "
+    "x experts), numbered from 1 in the order of `named`.",
+    "mla": "Roofline: planner.cost.latent, with the device's data sheet. Projections around attention are not in it.",
 }
 _SOURCE: Final = "aiconfigurator-core 0.12.0 kernel tables"
 _LICENCE: Final = "Apache-2.0"

@@ -89,7 +89,7 @@ def drawn_loads(tokens: int, experts: int, top_k: int, groups: int, distribution
 def _rounded(load_E: Array) -> Array:
     """Whole numbers with the same sum: the largest remainders go up."""
     floor_E = np.floor(load_E)
-    short = int(round(float(load_E.sum() - floor_E.sum())))
+    short = round(float(load_E.sum() - floor_E.sum()))
     floor_E[np.argsort(floor_E - load_E)[:short]] += 1
     return floor_E
 
@@ -193,7 +193,7 @@ def _general(points_RA: Array, share_R: Array, shapes_R: NDArray[Any]) -> tuple[
 def _by_shape(
     places_RA: Array, left_R: Array, shapes_R: NDArray[Any], split_R: NDArray[Any]
 ) -> tuple[Surface, dict[str, float]]:
-    """Factors of each shape by tokens per expert, width and groups, pulled towards 1; error with each split left out."""
+    """Factors of each shape on the surface, pulled towards 1; error with each split left out."""
     shapes = sorted(set(shapes_R.tolist()))
     factor_NP = np.zeros((len(shapes), *(len(knots) for _, knots in _PLACES)))
     named: dict[str, float] = {}

@@ -1,0 +1,1 @@
+"""Measurements of other tools, read into the common layout."""

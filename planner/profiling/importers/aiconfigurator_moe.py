@@ -55,8 +55,11 @@ def newest(folder: Path, name: str) -> Path | None:
     ...     newest(Path(where), "x.parquet").parent.name
     '1.3.0rc10'
     """
-    versions = [path for path in sorted(folder.glob(f"*/{name}"))]
-    return max(versions, key=lambda path: [int(n) for n in re.findall(r"\d+", path.parent.name)], default=None)
+    return max(
+        sorted(folder.glob(f"*/{name}")),
+        key=lambda path: [int(n) for n in re.findall(r"\d+", path.parent.name)],
+        default=None,
+    )
 
 
 def import_moe(data: Path, system: str, engine: str, device: str) -> MeasuredTable | None:
