@@ -42,7 +42,7 @@ bench: $(VENV)/.installed-dev  ## Print how long the inner loops and the searche
 	@for file in $(BENCHMARKS); do echo "$$file"; $(BIN)/python $$file || exit 1; done
 
 # What prints timings; the other files in benchmarks/ derive shipped data.
-BENCHMARKS = $(wildcard benchmarks/interval_dp.py benchmarks/search_*.py benchmarks/accuracy.py)
+BENCHMARKS = $(wildcard benchmarks/interval_dp.py benchmarks/estimates.py benchmarks/search_*.py benchmarks/accuracy.py benchmarks/fit_*.py)
 
 format: $(VENV)/.installed-dev  ## Let ruff rewrite what it can
 	$(BIN)/ruff check --fix

@@ -13,6 +13,8 @@ from planner.version import __version__
 if TYPE_CHECKING:
     from planner.api import estimate, plan_serving, plan_training, search_serving, search_training
     from planner.cluster import Cluster, load_cluster, load_device
+    from planner.cost.estimates import ServingEstimates, ServingEstimator
+    from planner.cost.load_pattern import LoadPattern
     from planner.engine import EngineProfile, load_engine
     from planner.errors import (
         InfeasibleError,
@@ -35,9 +37,12 @@ __all__ = [
     "Finding",
     "InfeasibleError",
     "InputError",
+    "LoadPattern",
     "ModelSpec",
     "Plan",
     "PlannerError",
+    "ServingEstimates",
+    "ServingEstimator",
     "ServingPlan",
     "Slo",
     "SolverError",
@@ -67,6 +72,8 @@ __all__ = [
 _HOME = {
     "planner.api": ("estimate", "plan_serving", "plan_training", "search_serving", "search_training"),
     "planner.cluster": ("Cluster", "load_cluster", "load_device"),
+    "planner.cost.estimates": ("ServingEstimates", "ServingEstimator"),
+    "planner.cost.load_pattern": ("LoadPattern",),
     "planner.engine": ("EngineProfile", "load_engine"),
     "planner.errors": (
         "InfeasibleError",

@@ -6,28 +6,23 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-import numpy as np
-
-from planner.cluster import DeviceProfile, load_link
+from planner.cluster import DeviceProfile
 from planner.cost.closed_loop import ClosedLoop, Loads, LoopModel
 from planner.cost.host_times import HostTimes
 from planner.cost.iteration_tables import IterationTables
 from planner.cost.load_pattern import LoadPattern
-from planner.cost.memory import tensor_parallel_fault
-from planner.cost.network import collective_for
+from planner.cost.node_replica import node_replica
 from planner.cost.parallelism import ReplicaParallelism
-from planner.cost.replica import PipelineStage, ReplicaPricer
-from planner.engine import EngineProfile, default_split, list_engines, load_engine
+from planner.cost.replica import ReplicaPricer
+from planner.engine import EngineProfile, list_engines, load_engine
 from planner.errors import UnsupportedError
 from planner.model import ModelSpec
 from planner.profiling.accuracy.records import Skipped, SkipRowError
-from planner.workload import Workload, fixed_workload
+from planner.workload import Workload
 
 __all__ = ["Served", "ServedRows", "Setting", "label_of", "replica_of", "serving_engine"]
 
 Key = tuple[int, int, int, ReplicaParallelism, int]
-
-_NODE: int = 8  # GPUs that share the device's own link
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,25 +207,9 @@ def replica_of(setting: Setting, workload: Workload | None = None) -> ReplicaPri
     SkipRowError
         If it spans nodes, or is not legal for the model.
     """
-    model, device, parallelism, pp = setting.model, setting.device, setting.parallelism, setting.pp
-    if setting.gpus > _NODE:
-        raise SkipRowError(f"{setting.gpus} GPUs span nodes, and the row does not say what connects these")
-    fault = tensor_parallel_fault(model, parallelism.tp, parallelism) or parallelism.fault(model)
-    if fault is not None:
-        raise SkipRowError(fault)
-    link = load_link(device.link).link()
     try:
-        cuts = np.concatenate([[0], np.cumsum(default_split(setting.engine, model.num_layers, pp))]).tolist()
-    except UnsupportedError as error:
-        raise SkipRowError(str(error)) from None
-    stages = [
-        PipelineStage(
-            device=device,
-            collective=collective_for(device, parallelism.gpus, link, native=True),
-            layers=(cuts[s], cuts[s + 1]),
-            hop=link if pp > 1 else None,
-            parallelism=parallelism,
+        return node_replica(
+            setting.model, setting.device, setting.engine, setting.parallelism, pp=setting.pp, workload=workload
         )
-        for s in range(pp)
-    ]
-    return ReplicaPricer(model, setting.engine, workload or fixed_workload(1, 1), stages)
+    except UnsupportedError as reason:
+        raise SkipRowError(str(reason)) from None
