@@ -10,6 +10,7 @@ import hashlib
 import math
 import zlib
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -194,21 +195,20 @@ class Trace:
                 raise _no_arrivals(self)
         else:
             demand = check_rate(rate)
-        prompt_N, output_N = self.prompt_N.astype(np.float64), self.output_N.astype(np.float64)
-        decode_context = (np.mean(prompt_N * output_N) + np.mean(output_N**2) / 2) / output_N.mean()
+        lengths = _lengths_of(self)
         return Workload(
             name=self.name,
             source=self.source,
             sha256=self.sha256,
             kind="trace",
             rate=demand,
-            prompt=LengthDistribution.of(prompt_N),
-            output=LengthDistribution.of(output_N),
-            total=LengthDistribution.of(prompt_N + output_N),
-            mean_decode_context=float(decode_context),
+            prompt=lengths.prompt,
+            output=lengths.output,
+            total=lengths.total,
+            mean_decode_context=lengths.decode_context,
             requests=len(self),
             duration=self.duration,
-            burstiness=self.burstiness,
+            burstiness=lengths.burstiness,
             prefix_share=self.prefix_share,
             slo=Slo() if slo is None else slo,
         )
@@ -217,6 +217,30 @@ class Trace:
         """Figures for display: requests, span (s), rate (1/s), burstiness, and lengths in tokens."""
         figures = self.summary(rate="max").statistics()
         return figures | {"rate": self.rate, "dropped": float(self.dropped)}
+
+
+@dataclass(frozen=True, slots=True)
+class _Lengths:
+    """What a trace comes to, whatever is asked of it."""
+
+    prompt: LengthDistribution
+    output: LengthDistribution
+    total: LengthDistribution
+    decode_context: float
+    burstiness: float
+
+
+@lru_cache(maxsize=16)
+def _lengths_of(trace: Trace) -> _Lengths:
+    prompt_N, output_N = trace.prompt_N.astype(np.float64), trace.output_N.astype(np.float64)
+    context = (np.mean(prompt_N * output_N) + np.mean(output_N**2) / 2) / output_N.mean()
+    return _Lengths(
+        prompt=LengthDistribution.of(prompt_N),
+        output=LengthDistribution.of(output_N),
+        total=LengthDistribution.of(prompt_N + output_N),
+        decode_context=float(context),
+        burstiness=trace.burstiness,
+    )
 
 
 def list_traces() -> tuple[str, ...]:
