@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from planner.cli import options as opt
+from planner.cli.estimate_load import load
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 __all__ = ["app", "plan", "serving"]
 
 app = typer.Typer(help="Price one explicit configuration, without a search.", no_args_is_help=True)
+
+
+app.command("load")(load)
 
 
 @app.command("serving")

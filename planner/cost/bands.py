@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Final, Literal
 from planner.engine.fitted import load_fit
 
 if TYPE_CHECKING:
-    from planner.model import ModelSpec
-    from planner.plan.figure import Provenance
+    from collections.abc import Sequence
+
+    from planner.cost.layer import LayerPricer
 
 __all__ = ["ServedFigure", "served_error", "widened"]
 
@@ -23,28 +24,21 @@ ServedFigure = Literal["ttft", "tpot", "e2e"]
 _NINETY: Final = 1.645  # standard deviations that hold 90 % of a normal distribution
 
 
-def served_error(model: ModelSpec, figure: ServedFigure, kernels: float, provenance: Provenance) -> float:
+def served_error(layers: Sequence[LayerPricer], figure: ServedFigure) -> float:
     """Half width of the 90 % band of a server's TTFT, TPOT or end-to-end latency; the rate has that of the last.
 
     Parameters
     ----------
-    model
-        Routed experts have bands of their own.
+    layers
+        Of the stages of a replica; routed experts have bands of their own.
     figure
         Which.
-    kernels, provenance
-        Relative error of the kernels' times, and what these rest on.
     """
-    part = "experts" if any(kind.experts for kind in model.kinds) else "dense"
-    return widened(load_fit("serving").error(part, figure).band, kernels, provenance)
+    part = "experts" if any(kind.experts for kind in layers[0].model.kinds) else "dense"
+    return widened(load_fit("serving").error(part, figure).band, layers)
 
 
-def widened(band: float, kernels: float, provenance: Provenance) -> float:
-    """A band with the error of kernels that were not measured on the GPU type.
-
-    Examples
-    --------
-    >>> widened(0.3, 0.2, "measured"), round(widened(0.3, 0.2, "spec"), 2)
-    (0.3, 0.45)
-    """
-    return band if provenance != "spec" else math.hypot(band, _NINETY * kernels)
+def widened(band: float, layers: Sequence[LayerPricer]) -> float:
+    """A band with the error of matrix products on top, of the worst GPU type on which they were not measured."""
+    kernels = [error for error, provenance in (layer.band("gemm") for layer in layers) if provenance == "spec"]
+    return math.hypot(band, _NINETY * max(kernels, default=0.0))

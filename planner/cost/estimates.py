@@ -17,12 +17,10 @@ from planner.cost.bands import served_error
 from planner.cost.closed_loop import Loads, LoopModel
 from planner.cost.host_times import HostTimes
 from planner.cost.iteration_tables import IterationTables
-from planner.cost.layer import PARTS
 from planner.cost.load_pattern import LoadPattern
 from planner.cost.node_replica import node_replica
 from planner.cost.parallelism import ReplicaParallelism
 from planner.errors import InputError, UnsupportedError
-from planner.plan.figure import weakest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -200,7 +198,5 @@ class ServingEstimator:
         return list(self._pricers).index(pair) if pair in self._pricers else -1
 
     def _errors(self) -> dict[str, float]:
-        layer = next(iter(self._pricers.values())).layer_pricers[0]
-        provenance = weakest(*(layer.band(part)[1] for part in PARTS))
-        kernels = layer.band("gemm")[0]
-        return {name: served_error(self.model, name, kernels, provenance) for name in ("ttft", "tpot", "e2e")}
+        layers = next(iter(self._pricers.values())).layer_pricers
+        return {name: served_error(layers, name) for name in ("ttft", "tpot", "e2e")}

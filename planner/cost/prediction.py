@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from planner.cost.bands import ServedFigure, served_error
+from planner.cost.bands import served_error
 from planner.cost.network import group_collective
 from planner.cost.replica import Operation, PipelineStage, ReplicaPricer, Shortfall
 from planner.plan.figure import Figure, weakest
@@ -173,8 +173,9 @@ def _replica(
             limit_S=limit_S,
             concurrency=1,
         )
-    rate_error = _error(pricer, "e2e", capacity)  # by Little's law the rate is off as far as the latency
-    first_error, token_error = _error(pricer, "ttft", now), _error(pricer, "tpot", now)
+    layers = pricer.layer_pricers
+    rate_error = served_error(layers, "e2e")  # by Little's law the rate is off as far as the latency
+    first_error, token_error = served_error(layers, "ttft"), served_error(layers, "tpot")
     figures = {
         "goodput": _figure(capacity.rate, "requests/s", rate_error, capacity),
         "rate": Figure(value=now.rate, unit="requests/s", error=0.0, provenance=capacity.provenance),
@@ -199,11 +200,6 @@ def _memory(value: float, engine: EngineProfile) -> Figure:
     """Weights and KV cache are exact; what the engine sets aside is not."""
     doubt = engine.reserved_memory.value * (engine.reserved_memory.error or 0.0)
     return Figure(value=value, unit="bytes", error=doubt / value, provenance="spec")
-
-
-def _error(pricer: ReplicaPricer, figure: ServedFigure, operation: Operation) -> float:
-    kernels = operation.prefill_error if figure == "ttft" else operation.error
-    return served_error(pricer.model, figure, kernels, operation.provenance)
 
 
 def _figure(value: float, unit: str, error: float, operation: Operation) -> Figure:
