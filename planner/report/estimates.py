@@ -9,7 +9,8 @@ from rich.console import Group
 from rich.text import Text
 
 from planner.report.terminal import block, data_table, heading
-from planner.report.words import format_error, format_number, format_seconds
+from planner.report.words import format_error, format_number
+from planner.units import format_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -83,11 +84,7 @@ def estimates_table(
             format_seconds(float(found.tpot_B[b])),
             format_number(float(found.output_rate_B[b])),
             format_number(float(per_gpu_B[b])),
-            Text("best", style="green")
-            if b == best
-            else "waits"
-            if found.running_B[b] < 0.9 * asked["concurrency"][b]
-            else "",
+            Text("best", style="green") if b == best else "some wait" if waits_B[b] else "",
         )
         for b in kept
     ]
