@@ -147,11 +147,10 @@ def _penalty(shape: Sequence[int], axes: Axes) -> Any:
             continue
         gap = np.diff(np.log(np.asarray(knots)))
         slope = sparse.diags_array([-1.0 / gap, 1.0 / gap], offsets=[0, 1], shape=(size - 1, size))
-        one = _SLOPE * (slope.T @ slope)
+        one: Any = _SLOPE * (slope.T @ slope)
         if size > 2:
-            bend = sparse.diags_array(
-                [-np.ones(size - 2), np.ones(size - 2)], offsets=[0, 1], shape=(size - 2, size - 1)
-            )
+            ones: Any = np.ones(size - 2)
+            bend = sparse.diags_array([-ones, ones], offsets=[0, 1], shape=(size - 2, size - 1))
             change = bend @ slope
             one = one + _CURVATURE * (change.T @ change)
         before, after = int(np.prod(shape[:at])), int(np.prod(shape[at + 1 :]))
