@@ -41,14 +41,20 @@ _STAND_IN_ERROR: Final = 0.3
 
 
 def decode_roofline(
-    sequences_B: Array, context_B: Array, heads: float, kv_dim: int, kv_bytes: float, flops: float, bandwidth: float
+    sequences_B: Array,
+    context_B: Array,
+    heads: float | Array,
+    kv_dim: int,
+    kv_bytes: float | Array,
+    flops: float,
+    bandwidth: float,
 ) -> Array:
     """Seconds of one decode step over latents at least: reading them, or multiplying every head with them twice."""
     tokens_B = sequences_B * context_B
     return np.maximum(tokens_B * kv_dim * kv_bytes / bandwidth, 4.0 * tokens_B * heads * kv_dim / flops)
 
 
-def prefill_roofline(tokens_B: Array, context_B: Array, heads: float, width: int, flops: float) -> Array:
+def prefill_roofline(tokens_B: Array, context_B: Array, heads: float | Array, width: int, flops: float) -> Array:
     """Seconds of causal attention of `tokens` that see `context` others each; `width`: query-key and value dims."""
     return 2.0 * tokens_B * context_B * heads * width / flops
 

@@ -62,16 +62,16 @@ class Routing:
 
     def busiest(self, tokens_B: ArrayLike, groups: int) -> Array:
         """Load of the busiest of some equal groups of experts over the mean load; 1 for one group."""
-        tokens_B = np.maximum(np.asarray(tokens_B, dtype=float), 1e-9)
+        size_B: Array = np.maximum(np.asarray(tokens_B, dtype=float), 1e-9)
         if groups == 1:
-            return np.ones_like(tokens_B)
-        visits_B = tokens_B * self.top_k / groups
+            return np.ones_like(size_B)
+        visits_B = size_B * self.top_k / groups
         chances_E = _chances(self.experts, self.top_k, self.skew)
         variation = float(chances_E.std() / chances_E.mean()) / math.sqrt(self.experts / groups)
         spread_B = np.sqrt((1.0 - 1.0 / groups) * (1.0 / visits_B + variation**2))
         # no group gets more than all of its experts from every token
         most = groups * min(1.0, self.experts / groups / self.top_k)
-        return np.minimum(1.0 + _largest_of(groups) * spread_B, most)
+        return np.asarray(np.minimum(1.0 + _largest_of(groups) * spread_B, most))
 
     def on_busiest(self, tokens_B: ArrayLike, groups: int) -> tuple[Array, Array]:
         """Experts touched, and visits to them, on the busiest of some groups of GPUs."""
@@ -86,7 +86,7 @@ class Routing:
 def _chances(experts: int, top_k: int, skew: float) -> Array:
     """Chance of each expert to be among the `top_k` of a token: popularity, none above 1, in all `top_k`."""
     if skew == 0.0:
-        chances_E = np.full(experts, top_k / experts)
+        chances_E: Array = np.full(experts, top_k / experts)
     else:
         normal = NormalDist()
         popularity_E = np.exp([skew * normal.inv_cdf((e + 0.5) / experts) for e in range(experts)])

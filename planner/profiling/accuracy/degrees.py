@@ -42,11 +42,9 @@ def parallelism_of(row: Row, role: str = "") -> ReplicaParallelism:
         gpus = moe_tp
         tp, dp, moe_tp = (1, gpus, 1) if dp > 1 else (gpus, 1, 1)
     try:
-        if tp * dp != moe_tp * moe_ep:  # dense rows write 1, or nothing
-            return ReplicaParallelism(
-                tp=tp, attention_dp=dp, moe_ep=moe_ep if moe_ep and (tp * dp) % moe_ep == 0 else 1
-            )
-        return ReplicaParallelism(tp=tp, attention_dp=dp, moe_tp=moe_tp, moe_ep=max(moe_ep, 1))
+        if moe_tp * moe_ep <= 1:  # dense rows write 1, or nothing
+            return ReplicaParallelism(tp=tp, attention_dp=dp)
+        return ReplicaParallelism(tp=tp, attention_dp=dp, moe_tp=moe_tp, moe_ep=moe_ep)
     except InputError as error:
         raise SkipRowError(str(error).split("\n")[0]) from None
 

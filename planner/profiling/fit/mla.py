@@ -10,7 +10,7 @@ from planner.cluster.measured import SurfaceFacts
 from planner.cost.device import compute_dtype
 from planner.cost.latent import decode_roofline, prefill_roofline
 from planner.dtypes import DTYPE_BYTES, Dtype
-from planner.profiling.fit.smoothing import Axes, left_out, smooth
+from planner.profiling.fit.smoothing import Axes, left_out, smooth, within
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -104,9 +104,10 @@ def _fitted(axes: Axes, points_RA: Array, share_R: Array) -> tuple[Surface, floa
     even_R = np.ones(len(share_R))
 
     def predictor(rows: NDArray[Any]) -> Any:
-        part = smooth(axes, points_RA[rows], share_R[rows], even_R[rows])
+        part = within(smooth(axes, points_RA[rows], share_R[rows], even_R[rows]), share_R[rows])
         return lambda others: np.log(part.at(*points_RA[others].T))
 
     groups_R = points_RA[:, 0] * 1e6 + points_RA[:, 1]
     miss_R = np.abs(np.expm1(share_R - left_out(predictor, groups_R)))
-    return smooth(axes, points_RA, share_R, even_R), float(miss_R.mean()), float(np.median(miss_R))
+    surface = within(smooth(axes, points_RA, share_R, even_R), share_R)
+    return surface, float(miss_R.mean()), float(np.median(miss_R))

@@ -21,7 +21,7 @@ from planner.cluster.surface import Surface
 from planner.cost.device import compute_dtype
 from planner.cost.experts import expert_roofline, shape_key
 from planner.dtypes import DTYPE_BYTES, Dtype
-from planner.profiling.fit.smoothing import Axes, left_out, smooth
+from planner.profiling.fit.smoothing import Axes, left_out, smooth, within
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -179,10 +179,10 @@ def _general(points_RA: Array, share_R: Array, shapes_R: NDArray[Any]) -> tuple[
     weights_R = np.sqrt(number_N.min() / number_N[shape_R])
 
     def predictor(rows: NDArray[Any]) -> Any:
-        part = smooth(_AXES, points_RA[rows], share_R[rows], weights_R[rows])
+        part = within(smooth(_AXES, points_RA[rows], share_R[rows], weights_R[rows]), share_R[rows])
         return lambda others: np.log(part.at(*points_RA[others].T))
 
-    surface = smooth(_AXES, points_RA, share_R, weights_R)
+    surface = within(smooth(_AXES, points_RA, share_R, weights_R), share_R)
     if len(number_N) == 1:
         miss_R = np.abs(np.expm1(share_R - np.log(surface.at(*points_RA.T))))
     else:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from planner.cost._types import Array
 
-__all__ = ["Axes", "left_out", "smooth"]
+__all__ = ["Axes", "left_out", "smooth", "within"]
 
 Axes = tuple[tuple[str, tuple[float, ...]], ...]
 
@@ -73,6 +73,12 @@ def smooth(axes: Axes, points_RA: Array, log_values_R: Array, weights_R: Array) 
     return Surface(
         tuple((name, np.asarray(knots, dtype=float)) for name, knots in axes), np.asarray(values_K).reshape(shape)
     )
+
+
+def within(surface: Surface, log_values_R: Array) -> Surface:
+    """The same surface, nowhere beyond what was measured: knots that saw nothing go on at a slope, and may go far."""
+    lowest, highest = float(log_values_R.min()), float(log_values_R.max())
+    return Surface(surface.axes, np.clip(surface.log_values, lowest, highest))
 
 
 def left_out(
@@ -141,11 +147,10 @@ def _penalty(shape: Sequence[int], axes: Axes) -> Any:
             continue
         gap = np.diff(np.log(np.asarray(knots)))
         slope = sparse.diags_array([-1.0 / gap, 1.0 / gap], offsets=[0, 1], shape=(size - 1, size))
-        one = _SLOPE * (slope.T @ slope)
+        one: Any = _SLOPE * (slope.T @ slope)
         if size > 2:
-            bend = sparse.diags_array(
-                [-np.ones(size - 2), np.ones(size - 2)], offsets=[0, 1], shape=(size - 2, size - 1)
-            )
+            ones: Any = np.ones(size - 2)
+            bend = sparse.diags_array([-ones, ones], offsets=[0, 1], shape=(size - 2, size - 1))
             change = bend @ slope
             one = one + _CURVATURE * (change.T @ change)
         before, after = int(np.prod(shape[:at])), int(np.prod(shape[at + 1 :]))
