@@ -36,6 +36,9 @@ PARTS: Final = ("gemm", "prefill_attention", "decode_attention", "elementwise", 
 # (reads and writes of 16-bit values of an unfused layer).
 _ELEMENTWISE_HIDDEN, _ELEMENTWISE_FFN, _ELEMENTWISE_ATTENTION = 20.0, 8.0, 6.0
 
+# Formats in which activations are multiplied too; others are weights alone.
+_QUANTISED: Final = ("fp8", "int8", "nvfp4")
+
 # Where the time of routed experts is tabulated; between two of these it is within 0.1 % of a power law.
 _TOKENS_T: Final = np.geomspace(1.0, 2.0**18, 145)
 _LOG_TOKENS_T: Final = np.log(_TOKENS_T)
@@ -200,16 +203,20 @@ class LayerPricer:
     def _exchange(self, kind: LayerKind, tokens: Array, all_tokens: Array) -> Array:
         """Seconds of collectives: all-reduces after both blocks, or tokens to the experts and their results back.
 
-        A gather and a scatter of all ranks' tokens move what one all-reduce of them moves. A dense layer of a
-        data-parallel attention is computed by every rank for its own tokens.
+        A gather and a scatter of all ranks' tokens move what one all-reduce of them moves; tokens whose experts multiply
+        in 8 bits or less are quantised before they are gathered. A dense layer of a data-parallel attention is computed
+        by every rank for its own tokens.
         """
-        width = self.model.hidden * DTYPE_BYTES[self.model.dtype]
+        each = DTYPE_BYTES[self.model.dtype]
+        width = self.model.hidden * each
         if self.ranks == 1:
             return 2.0 * self.collective.all_reduce(tokens * width)
         reduce = self._attention_group.all_reduce(tokens * width)
         if not kind.experts:
             return 2.0 * reduce
-        return reduce + self.collective.all_reduce(all_tokens * width)
+        stored = next(gemm.dtype for gemm in kind.gemms if gemm.experts > 1)
+        gathered = DTYPE_BYTES[stored] if stored in _QUANTISED else each
+        return reduce + self.collective.all_reduce(all_tokens * self.model.hidden * (gathered + each) / 2.0)
 
     def _routed(self, name: str, tokens: Array) -> Array:
         """Seconds of the routed experts by tokens of all ranks, from a grid that is computed once."""

@@ -13,6 +13,7 @@ from planner.cost.closed_loop import ClosedLoop, LoopModel
 from planner.cost.host_times import HostTimes
 from planner.cost.parallelism import ReplicaParallelism
 from planner.engine.fitted import load_fit
+from planner.model import ModelSpec
 from planner.profiling.accuracy.bands import offline_error
 from planner.profiling.accuracy.names import device_of, load_of, model_of
 from planner.profiling.accuracy.records import Comparison, FigureName, Layout, Outcome, Skipped, SkipRowError
@@ -127,11 +128,12 @@ def group_of(setting: Setting) -> tuple[str, str, str]:
 
 
 def _served(layout: str, row: Row, concurrency: float, *, osl: int) -> Served:
+    model = model_of(row.text("model"), row.text("precision"))
     setting = Setting(
-        model=model_of(row.text("model"), row.text("precision")),
+        model=model,
         device=device_of(row.text("gpu")),
         engine=serving_engine(_ENGINE, offline=True),
-        parallelism=ReplicaParallelism(tp=row.whole("tp")),
+        parallelism=_parallelism(row, model),
         pp=row.whole("pp", default=1),
     )
     return Served(
@@ -142,6 +144,19 @@ def _served(layout: str, row: Row, concurrency: float, *, osl: int) -> Served:
         concurrency=concurrency,
         pattern=load_of(layout, row).pattern,
     )
+
+
+def _parallelism(row: Row, model: ModelSpec) -> ReplicaParallelism:
+    """How the GPUs of a stage share a layer.
+
+    Since its release 1.0 the engine's tables run models with routed experts with data-parallel attention and whole
+    experts on each GPU. They do not say so; but as tensor parallelism their rates would move 54 GB/s of all-reduces
+    through every one of eight GPUs on PCIe, twice what these were measured to pass.
+    """
+    tp = row.whole("tp")
+    if row.text("trtllm_version").startswith("1.") and any(kind.experts for kind in model.kinds):
+        return ReplicaParallelism(attention_dp=tp, moe_ep=tp)
+    return ReplicaParallelism(tp=tp)
 
 
 def _max_load(row: Row) -> OfflineRow:
