@@ -203,7 +203,7 @@ class LayerPricer:
     def _exchange(self, kind: LayerKind, tokens: Array, all_tokens: Array) -> Array:
         """Seconds of collectives: all-reduces after both blocks, or tokens to the experts and their results back.
 
-        A gather and a scatter of all ranks' tokens move what one all-reduce of them moves; tokens whose experts multiply
+        A gather and a scatter of all ranks' tokens move what one all-reduce of them moves; tokens whose experts compute
         in 8 bits or less are quantised before they are gathered. A dense layer of a data-parallel attention is computed
         by every rank for its own tokens.
         """
