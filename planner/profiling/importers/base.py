@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -15,7 +18,18 @@ from planner.resources import read_text
 if TYPE_CHECKING:
     from planner.profiling.tables import MeasuredTable
 
-__all__ = ["ANY_DEVICE", "Imported", "Importer", "Source", "device_named", "mapping_at", "number_list", "read_json"]
+__all__ = [
+    "ANY_DEVICE",
+    "CsvRow",
+    "Imported",
+    "Importer",
+    "Source",
+    "device_named",
+    "mapping_at",
+    "number_list",
+    "read_csv",
+    "read_json",
+]
 
 ANY_DEVICE: Final = "any"
 """Folder of what holds for every GPU type, such as sizes of layers."""
@@ -140,6 +154,100 @@ def read_json(path: Path, what: str) -> Any:
         ) from None
     except RecursionError:
         raise InputError("is nested too deeply", where=path, expected=what) from None
+
+
+@dataclass(frozen=True, slots=True)
+class CsvRow:
+    """One row of a CSV file.
+
+    Parameters
+    ----------
+    where
+        File and line.
+    line
+        The line.
+    fields
+        Values by column, as text.
+    """
+
+    where: str
+    line: int
+    fields: Mapping[str, str]
+
+    def number(self, column: str) -> float | None:
+        """Value of a column; None where the field is empty.
+
+        Raises
+        ------
+        InputError
+            If it is no finite number.
+        """
+        text = self.fields[column].strip()
+        if not text:
+            return None
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value):
+            raise InputError(f"found {text!r}", where=self.where, field=column, expected="a number")
+        return value
+
+    def whole(self, column: str) -> int:
+        """Value of a column that must hold a whole number.
+
+        Raises
+        ------
+        InputError
+            If it does not.
+        """
+        value = self.number(column)
+        if value is None or value != round(value):
+            raise InputError(
+                f"found {self.fields[column]!r}", where=self.where, field=column, expected="a whole number"
+            )
+        return int(value)
+
+
+def read_csv(path: Path, columns: Sequence[str] | None, what: str) -> Iterator[CsvRow]:
+    """Read the rows of a CSV file.
+
+    Parameters
+    ----------
+    path
+        The file.
+    columns
+        Columns that must be there, more are allowed; None where the file has no header, whose columns are then called
+        "0", "1", ….
+    what
+        What the file should hold, for messages.
+
+    Raises
+    ------
+    InputError
+        If it is missing, empty, cut short or lacks a column: names the line.
+    """
+    reader = csv.reader(io.StringIO(read_text(path, what), newline=""), strict=True)
+    try:
+        lines = [(reader.line_num, fields) for fields in reader if any(field.strip() for field in fields)]
+    except csv.Error as error:
+        raise InputError(f"is not CSV: {error}", where=f"{path}:{reader.line_num}", expected=what) from None
+    if not lines:
+        raise InputError("is empty", where=path, expected=what)
+    header = [name.strip() for name in lines[0][1]] if columns is not None else []
+    lacking = [name for name in columns or () if name not in header]
+    if lacking:
+        raise InputError(f"lacks the column {lacking[0]!r}", where=f"{path}:{lines[0][0]}", expected=what)
+    for line, fields in lines[1:] if columns is not None else lines:
+        names = header or [str(at) for at in range(len(lines[0][1]))]
+        if len(fields) != len(names):
+            raise InputError(
+                f"{len(fields)} fields where there should be {len(names)}",
+                where=f"{path}:{line}",
+                expected=what,
+                hint="the file may be cut short; copy it again",
+            )
+        yield CsvRow(f"{path}:{line}", line, dict(zip(names, fields, strict=True)))
 
 
 def mapping_at(value: Any, where: str | Path, field: str, what: str) -> Mapping[str, Any]:

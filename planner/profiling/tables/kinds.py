@@ -263,6 +263,35 @@ KINDS: Final[dict[str, TableKind]] = {
             ),
         ),
         TableKind(
+            "latency_fit",
+            "seconds of an iteration, fitted: prefill constant + per_token sum(len) + per_square sum(len^2); decode "
+            "constant + per_token sum(context) + per_sequence batch",
+            (
+                _text("model", "name of the model"),
+                _text("engine", "what ran it"),
+                _text("phase", "prefill or decode"),
+                _whole("tp", "tensor parallelism"),
+                _maybe("from_batch", "smallest batch that the fit holds for", 1, low=1),
+                _maybe("below_batch", "the fit holds below this batch; 0 for any", 0),
+            ),
+            (
+                Column("constant", "number", "seconds", -1e3, 1e3),
+                Column("per_token", "number", "seconds for a token", -1.0, 1.0),
+                Column("per_square", "number", "seconds for a squared length", -1.0, 1.0, optional=True, default=0.0),
+                Column("per_sequence", "number", "seconds for a sequence", -10.0, 10.0, optional=True, default=0.0),
+            ),
+        ),
+        TableKind(
+            "kv_capacity",
+            "tokens that the KV cache of a replica holds",
+            (
+                _text("model", "name of the model"),
+                _whole("tp", "tensor parallelism"),
+                _whole("pp", "pipeline stages"),
+            ),
+            (Column("capacity", "number", "tokens", 1.0, 1e12),),
+        ),
+        TableKind(
             "link_fit",
             "bandwidth by message size: (square x^2 + linear x + constant) GB/s, x = log2(bytes / 1 MB)",
             (
