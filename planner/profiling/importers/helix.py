@@ -98,8 +98,7 @@ def _table(device: str, columns: dict[str, list[Any]], where: str, places: list[
         licence="Apache-2.0",
         date="2024-11",
         software="vLLM",
-        note="Many prefill times are rounded to 1 ms. The artifact counts the tokens of a prompt batch, not its "
-        f"prompts, nor how many tokens decoding sequences hold: {_CONTEXT} is what its mean request holds halfway (750 in, 240 "
-        "out).",
+        note="Many prefill times are rounded to 1 ms. The artifact counts the tokens of a prompt batch, not its prompts. "
+        f"It does not say how many tokens decoding sequences hold: {_CONTEXT} is what its mean request holds halfway.",
     )
     return MeasuredTable.of(origin, columns, where=where, lines=places)
