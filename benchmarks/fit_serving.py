@@ -13,9 +13,10 @@ import numpy as np
 
 from planner.engine.fitted import FitFile, LeftOut, load_fit
 from planner.profiling.accuracy import load_truth
+from planner.profiling.accuracy.muxserve import MuxRows
 from planner.profiling.accuracy.table import Row
 from planner.profiling.accuracy.trtllm import FIRST, SATURATED, STATIC
-from planner.profiling.fit import offline, serving
+from planner.profiling.fit import muxserve, offline, serving
 from planner.profiling.fit.store import fit_file, left_out_errors, write_fit
 from planner.resources import resource_dir
 
@@ -84,6 +85,12 @@ def fit_batches() -> FitFile:
     )
 
 
+def fit_iterations() -> FitFile:
+    rows, _ = MuxRows.of(load_truth("muxserve_latency").rows)
+    assert rows is not None
+    return muxserve.fit_of(rows, date=DATE)
+
+
 def told(one: LeftOut) -> str:
     return f"{100 * one.mean_ape:5.1f} {100 * one.median_ape:5.1f} {100 * one.bias:+6.1f} {100 * one.coverage:6.0f}"
 
@@ -91,7 +98,7 @@ def told(one: LeftOut) -> str:
 def main() -> int:
     write = "--write" in sys.argv[1:]
     worse = False
-    for fit in (fit_servers, fit_batches):
+    for fit in (fit_servers, fit_batches, fit_iterations):
         start = time.perf_counter()
         found = fit()
         took = time.perf_counter() - start

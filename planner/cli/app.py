@@ -13,6 +13,7 @@ from planner.cli import (
     engines,
     estimate,
     models,
+    profile,
     schema,
     serving,
     topology,
@@ -81,6 +82,7 @@ app.command("compare", rich_help_panel=_CHECK)(compare.compare)
 app.command("accuracy", rich_help_panel=_CHECK)(accuracy.accuracy)
 app.add_typer(models.app, name="models", rich_help_panel=_KNOWN)
 app.add_typer(devices.app, name="devices", rich_help_panel=_KNOWN)
+app.add_typer(profile.app, name="profile", rich_help_panel=_KNOWN)
 app.add_typer(topology.app, name="topology", rich_help_panel=_KNOWN)
 app.add_typer(engines.app, name="engines", rich_help_panel=_KNOWN)
 app.add_typer(traces.app, name="traces", rich_help_panel=_KNOWN)

@@ -8,6 +8,7 @@ from typing import Final
 
 from planner.errors import InputError, unknown_name
 from planner.profiling.accuracy.megatron import BRIDGE, H100, MLSYS23_MEMORY, MLSYS23_SHARES, MLSYS23_TIME, SC21
+from planner.profiling.accuracy.muxserve import MUXSERVE
 from planner.profiling.accuracy.names import truth_dir
 from planner.profiling.accuracy.records import Layout
 from planner.profiling.accuracy.report import Accuracy
@@ -25,6 +26,7 @@ LAYOUTS: Final[dict[str, Layout]] = {
         MAX_LOAD,
         STATIC_BATCH,
         FIRST_TOKEN,
+        MUXSERVE,
         SAILOR,
         SC21,
         H100,

@@ -74,8 +74,17 @@ def read_measured(path: str | Path) -> MeasuredTable:
     return MeasuredTable.of(origin, columns, where=str(path), lines=[line for line, _ in lines[1:]])
 
 
-def write_measured(table: MeasuredTable, path: str | Path) -> None:
+def write_measured(table: MeasuredTable, path: str | Path, *, digits: int | None = 6) -> None:
     """Write a table and its provenance, each whole or not at all; what is everywhere the default is left out.
+
+    Parameters
+    ----------
+    table
+        The table.
+    path
+        The CSV file; its provenance goes into the ``.yaml`` of the same name beside it.
+    digits
+        Digits of the numbers that count; None writes as many as bring back the very same number.
 
     Raises
     ------
@@ -89,7 +98,7 @@ def write_measured(table: MeasuredTable, path: str | Path) -> None:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([column.name for column in kept])
     written = [
-        [f"{value:.6g}" for value in table[column.name].tolist()]
+        [repr(value) if digits is None else f"{value:.{digits}g}" for value in table[column.name].tolist()]
         if column.type == "number"
         else table[column.name].tolist()
         for column in kept

@@ -91,6 +91,7 @@ _SECONDS: Final = Column("seconds", "number", "median seconds", 1e-7, 1e3)
 _SPREAD: Final = Column(
     "spread", "number", "half the interquartile range over the median", 0.0, 100.0, optional=True, default=0.0
 )
+_ALIKE: Final = _maybe("layers", "consecutive layers that are alike, this one the first", 1, low=1)
 _HEADS: Final = (
     _whole("heads", "query heads on this GPU"),
     _whole("kv_heads", "key-value heads on this GPU"),
@@ -206,12 +207,106 @@ KINDS: Final[dict[str, TableKind]] = {
                 _whole("tp", "tensor parallelism"),
                 _whole("microbatch", "sequences in a microbatch"),
                 _maybe("seq_len", "tokens of a sequence; 0 where the source does not say", 0),
+                _ALIKE,
+                _text(
+                    "split", "measured; or assumed, where only forward and backward together were", default="measured"
+                ),
             ),
             (
                 Column("forward", "number", "seconds", 0.0, 1e3),
                 Column("backward", "number", "seconds", 0.0, 1e3),
                 Column("update", "number", "seconds of the optimizer", 0.0, 1e3, optional=True, default=0.0),
                 Column("memory", "number", "bytes of this layer; 0 if unknown", 0.0, 1e13, optional=True, default=0.0),
+            ),
+        ),
+        TableKind(
+            "training_step",
+            "what a training step takes beside its layers",
+            (
+                _text("model", "name of the model"),
+                _whole("tp", "tensor parallelism"),
+                _whole("microbatch", "sequences in a microbatch"),
+            ),
+            (
+                Column(
+                    "forward_backward", "number", "seconds of one microbatch, all layers and what is between", 0.0, 1e3
+                ),
+                Column("optimizer", "number", "seconds of the optimizer, all layers", 0.0, 1e3),
+                Column("batch_generation", "number", "seconds to prepare a microbatch", 0.0, 1e3),
+            ),
+        ),
+        TableKind(
+            "layer_size",
+            "bytes of a layer in training",
+            (
+                _text("model", "name of the model"),
+                _whole("layer", "place of the layer, from 0", low=0),
+                _whole("tp", "tensor parallelism"),
+                _maybe("seq_len", "tokens of a sequence; 0 where the source does not say", 0),
+                _ALIKE,
+            ),
+            (
+                Column("parameters", "number", "bytes of the parameters on one GPU", 0.0, 1e13),
+                Column("input", "number", "bytes of the input of one sequence", 0.0, 1e13, optional=True, default=0.0),
+                Column(
+                    "output", "number", "bytes of the output of one sequence", 0.0, 1e13, optional=True, default=0.0
+                ),
+                Column(
+                    "activations",
+                    "number",
+                    "bytes of activations kept for the backward pass of one sequence",
+                    0.0,
+                    1e13,
+                    optional=True,
+                    default=0.0,
+                ),
+            ),
+        ),
+        TableKind(
+            "latency_fit",
+            "seconds of an iteration, fitted: prefill constant + per_token sum(len) + per_square sum(len^2); decode "
+            "constant + per_token sum(context) + per_sequence batch",
+            (
+                _text("model", "name of the model"),
+                _text("engine", "what ran it"),
+                _text("phase", "prefill or decode"),
+                _whole("tp", "tensor parallelism"),
+                _maybe("from_batch", "smallest batch that the fit holds for", 1, low=1),
+                _maybe("below_batch", "the fit holds below this batch; 0 for any", 0),
+            ),
+            (
+                Column("constant", "number", "seconds", -1e3, 1e3),
+                Column("per_token", "number", "seconds for a token", -1.0, 1.0),
+                Column("per_square", "number", "seconds for a squared length", -1.0, 1.0, optional=True, default=0.0),
+                Column("per_sequence", "number", "seconds for a sequence", -10.0, 10.0, optional=True, default=0.0),
+            ),
+        ),
+        TableKind(
+            "kv_capacity",
+            "tokens that the KV cache of a replica holds",
+            (
+                _text("model", "name of the model"),
+                _whole("tp", "tensor parallelism"),
+                _whole("pp", "pipeline stages"),
+            ),
+            (Column("capacity", "number", "tokens", 1.0, 1e12),),
+        ),
+        TableKind(
+            "link_fit",
+            "bandwidth by message size: (square x^2 + linear x + constant) GB/s, x = log2(bytes / 1 MB)",
+            (
+                _text("scope", "node: among the GPUs of one; nodes: from node to node"),
+                _whole("gpus", "scope node: GPUs of the group; nodes: tensor parallelism at this end"),
+                _text("peer", "GPU type at the other end; empty for the same", default=""),
+                _maybe("peer_gpus", "tensor parallelism at the other end; 0 for the same", 0),
+                _text("zone", "cloud zone of this end", default=""),
+                _text("peer_zone", "cloud zone of the other end", default=""),
+            ),
+            (
+                Column("square", "number", "coefficient, GB/s as published", -1e4, 1e4),
+                Column("linear", "number", "coefficient, GB/s as published", -1e4, 1e4),
+                Column("constant", "number", "coefficient, GB/s as published", -1e4, 1e4),
+                Column("peak", "number", "highest bandwidth, bytes/s", 1e5, 1e13),
             ),
         ),
         TableKind(

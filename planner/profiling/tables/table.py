@@ -88,7 +88,7 @@ class MeasuredTable:
         columns: Mapping[str, Sequence[object] | NDArray[Any]],
         *,
         where: str,
-        lines: Sequence[int] | None = None,
+        lines: Sequence[int | str] | None = None,
     ) -> MeasuredTable:
         """Check and convert columns.
 
@@ -101,7 +101,7 @@ class MeasuredTable:
         where
             The file, for messages.
         lines
-            Line of each row, for messages; None counts from 1.
+            Line of each row, or its place in a file that has no lines, for messages; None counts from 1.
 
         Raises
         ------
@@ -128,7 +128,7 @@ class MeasuredTable:
 
 
 def _converted(
-    column: Column, values: Sequence[object] | NDArray[Any], where: str, lines: Sequence[int] | None
+    column: Column, values: Sequence[object] | NDArray[Any], where: str, lines: Sequence[int | str] | None
 ) -> NDArray[Any]:
     if column.type == "text":
         return np.asarray([str(value) for value in values])
@@ -145,7 +145,7 @@ def _converted(
         sort = "a whole number" if column.type == "whole" else "a number"
         raise InputError(
             f"found {str(values[at])!r}",
-            where=f"{where}:{line}",
+            where=f"{where}: {line}" if isinstance(line, str) else f"{where}:{line}",
             field=column.name,
             expected=f"{sort} from {column.low:g} to {column.high:g}: {column.meaning}",
             hint="check the unit: tables hold SI units (seconds, bytes)",
