@@ -16,7 +16,7 @@ from planner.profiling.accuracy import load_truth
 from planner.profiling.accuracy.muxserve import MuxRows
 from planner.profiling.accuracy.table import Row
 from planner.profiling.accuracy.trtllm import FIRST, SATURATED, STATIC
-from planner.profiling.fit import muxserve, offline, serving
+from planner.profiling.fit import disaggregated, muxserve, offline, serving
 from planner.profiling.fit.store import fit_file, left_out_errors, write_fit
 from planner.resources import resource_dir
 
@@ -85,6 +85,12 @@ def fit_batches() -> FitFile:
     )
 
 
+def fit_separate() -> FitFile:
+    data = disaggregated.SeparateWorkers.of(load_truth("serving_silicon_disagg").rows)
+    source = "fitted to the disaggregated rows of aiconfigurator-core 0.12.0 (Apache-2.0; profiles/truth)"
+    return disaggregated.fit_of(data, source=source, date=DATE)
+
+
 def fit_iterations() -> FitFile:
     rows, _ = MuxRows.of(load_truth("muxserve_latency").rows)
     assert rows is not None
@@ -98,7 +104,7 @@ def told(one: LeftOut) -> str:
 def main() -> int:
     write = "--write" in sys.argv[1:]
     worse = False
-    for fit in (fit_servers, fit_batches, fit_iterations):
+    for fit in (fit_servers, fit_batches, fit_separate, fit_iterations):
         start = time.perf_counter()
         found = fit()
         took = time.perf_counter() - start

@@ -35,6 +35,7 @@ from planner.cost.load_pattern import LoadPattern
 from planner.cost.memory import kv_bytes_per_token_L
 from planner.cost.network import wire_time
 from planner.cost.serving import BATCH_GRID
+from planner.engine.fitted import load_fit
 from planner.errors import InfeasibleError, InputError
 
 if TYPE_CHECKING:
@@ -44,14 +45,7 @@ if TYPE_CHECKING:
     from planner.cost._types import Array, BoolArray
     from planner.cost.replica import ReplicaPricer
 
-__all__ = ["STEP_OVERHEAD", "Disaggregated", "WorkerPool", "disaggregated_loop", "transfer_bytes"]
-
-# Seconds that a decode step takes longer on a worker of a disaggregated deployment than inside one server: taking in KV
-# caches and handing tokens to the router, step by step on the host, which nothing hides. The same for 4 and for 64
-# sequences, with attention cut and data-parallel, for TensorRT-LLM and SGLang. Fitted to DeepSeek-R1 on H200 under
-# Dynamo (aiconfigurator-core 0.12.0 silicon rows, Apache-2.0): 4.6 ms whichever of five groups (engine, layout, ISL)
-# is left out, where TPOT then errs by 3 % at the median.
-STEP_OVERHEAD: Final = 4.6e-3
+__all__ = ["Disaggregated", "WorkerPool", "disaggregated_loop", "transfer_bytes"]
 
 _HALVINGS: Final = 50  # of the interval that the number of decoding sequences lies in
 
@@ -69,13 +63,15 @@ class WorkerPool:
     sequences
         Most sequences that one of them takes at a time, over all ranks; None: what its KV cache has room for.
     step_overhead
-        Seconds that a decode step takes beside what it takes inside one server; nothing to a prefill worker.
+        Seconds that a decode step takes beside what it takes inside one server: taking in KV caches and handing tokens
+        to the router, which nothing hides. None: as fitted (``profiles/fits/disaggregated.yaml``). Nothing to a prefill
+        worker.
     """
 
     pricer: ReplicaPricer
     workers: int
     sequences: float | None = None
-    step_overhead: float = STEP_OVERHEAD
+    step_overhead: float | None = None
 
     def __post_init__(self) -> None:
         """Check the numbers."""
@@ -239,4 +235,5 @@ def _decode_steps(pool: WorkerPool, most: float) -> tuple[Array, Array]:
     grid_G = np.asarray(BATCH_GRID[:reach], dtype=float)
     alone = copy.copy(pool.pricer)
     alone.demand = replace(pool.pricer.demand, prefill_per_decode=0.0, output=math.inf)
-    return stages * grid_G, alone.state(grid_G).tpot_B + pool.step_overhead
+    step = load_fit("disaggregated").constants["step"] if pool.step_overhead is None else pool.step_overhead
+    return stages * grid_G, alone.state(grid_G).tpot_B + step

@@ -9,15 +9,16 @@ are cannot be priced.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Final
 
 from planner.cluster import Link
 from planner.cost.bands import ServedFigure
 from planner.cost.disaggregated import WorkerPool, disaggregated_loop
+from planner.engine.fitted import load_fit
 from planner.errors import InfeasibleError
 from planner.model import ModelSpec
-from planner.profiling.accuracy.bands import server_error
 from planner.profiling.accuracy.degrees import parallelism_of, requests_of
 from planner.profiling.accuracy.names import device_of, load_of, model_of
 from planner.profiling.accuracy.records import Comparison, Outcome, Skipped, SkipRowError
@@ -25,7 +26,7 @@ from planner.profiling.accuracy.replicas import Setting, label_of, replica_of, s
 from planner.profiling.accuracy.table import Row
 from planner.workload import Workload, fixed_workload
 
-__all__ = ["predict_disaggregated", "silicon_model"]
+__all__ = ["group_of", "predict_disaggregated", "silicon_model", "step_left_out"]
 
 _MS: Final = 1e-3
 # Between workers: one 400 Gb/s network card per GPU, and what it takes to agree on a transfer. An estimate; rows do
@@ -35,8 +36,29 @@ _SETTING: Final = ("harness", "backend", "model_path", "system", "precision", "g
 _POOL: Final = ("num_workers", "tp_size", "pp_size", "attention_dp_size", "moe_tp_size", "moe_ep_size")
 
 
-def predict_disaggregated(rows: Sequence[Row]) -> Iterator[Outcome]:
-    """Compare rows whose ``mode`` is ``disagg`` with predictions."""
+def group_of(row: Row) -> tuple[str, str, str]:
+    """Engine, attention of the decode workers, prompt length: what is left out together in a cross-validation."""
+    spread = row.whole("decode_attention_dp_size", default=1) > 1
+    return row.text("backend"), "data-parallel" if spread else "tensor-parallel", row.text("isl")
+
+
+def step_left_out(row: Row) -> float:
+    """Constant of the fold that has not seen a row's group; that of all where there is none."""
+    fit = load_fit("disaggregated")
+    unseen = (fold.constants["step"] for fold in fit.folds if fold.group == group_of(row))
+    return next(unseen, fit.constants["step"])
+
+
+def predict_disaggregated(rows: Sequence[Row], *, step_of: Callable[[Row], float] | None = None) -> Iterator[Outcome]:
+    """Compare rows whose ``mode`` is ``disagg`` with predictions.
+
+    Parameters
+    ----------
+    rows
+        The rows.
+    step_of
+        Seconds that a decode step takes longer than inside one server, by row; None: as fitted to all.
+    """
     settings: dict[tuple[str, ...], list[Row]] = defaultdict(list)
     for row in rows:
         if not all(row.text(f"{role}_num_workers") for role in ("prefill", "decode")):
@@ -46,7 +68,7 @@ def predict_disaggregated(rows: Sequence[Row]) -> Iterator[Outcome]:
         settings[tuple(row.text(name) for name in (*_SETTING, *pools))].append(row)
     for alike in settings.values():
         try:
-            yield from _setting(alike)
+            yield from _setting(alike, None if step_of is None else step_of(alike[0]))
         except SkipRowError as reason:
             yield from (Skipped(row.number, str(reason)) for row in alike)
 
@@ -63,13 +85,15 @@ def silicon_model(row: Row) -> ModelSpec:
     return model_of(row.text("model_path"), precision, row.text("backend"))
 
 
-def _setting(rows: Sequence[Row]) -> Iterator[Comparison]:
+def _setting(rows: Sequence[Row], step: float | None) -> Iterator[Comparison]:
     row = rows[0]
     model, device, engine = silicon_model(row), device_of(row.text("system")), serving_engine(row.text("backend"))
     rule = load_of("serving_silicon", row)
     lengths = row.whole("isl") * rule.length_share, row.whole("osl") * rule.length_share
     workload = fixed_workload(max(1, round(lengths[0])), max(1, round(lengths[1])))
     prefill, decode = (_pool(row, role, workload) for role in ("prefill", "decode"))
+    if step is not None:
+        decode = replace(decode, step_overhead=step)
     clients = [requests_of(row) for row in rows]
     try:
         loop = disaggregated_loop(prefill, decode, clients, rule.pattern, _LINK)
@@ -93,7 +117,7 @@ def _setting(rows: Sequence[Row]) -> Iterator[Comparison]:
                 figure=figure,
                 measured=measured,
                 predicted=predicted,
-                error=server_error(figure, decode.pricer),
+                error=load_fit("disaggregated").error("all", figure).band,
             )
 
 

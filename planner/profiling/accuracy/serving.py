@@ -14,7 +14,7 @@ from planner.cost.closed_loop import LoopModel
 from planner.engine.fitted import load_fit
 from planner.profiling.accuracy.bands import server_error
 from planner.profiling.accuracy.degrees import parallelism_of, requests_of
-from planner.profiling.accuracy.disaggregated import predict_disaggregated, silicon_model
+from planner.profiling.accuracy.disaggregated import predict_disaggregated, silicon_model, step_left_out
 from planner.profiling.accuracy.names import LoadRule, device_of, load_of
 from planner.profiling.accuracy.records import Comparison, Layout, Outcome, Skipped, SkipRowError
 from planner.profiling.accuracy.replicas import Served, ServedRows, Setting, label_of, serving_engine
@@ -106,7 +106,8 @@ def _latencies(served: ServedRows, read: Sequence[SiliconRow], *, left_out: bool
 
 
 def _predict(rows: Sequence[Row], *, left_out: bool = False) -> Iterator[Outcome]:
-    yield from predict_disaggregated([row for row in rows if row.text("mode") == "disagg"])
+    apart = [row for row in rows if row.text("mode") == "disagg"]
+    yield from predict_disaggregated(apart, step_of=step_left_out if left_out else None)
     read, skipped = silicon_rows([row for row in rows if row.text("mode") != "disagg"])
     served, too_large = ServedRows.of(one.served for one in read)
     yield from (*skipped, *too_large)
