@@ -77,17 +77,15 @@ def fit_dense(tables: Iterable[MeasuredTable], device: DeviceProfile) -> dict[st
     dict
         Family -> name -> surface and facts.
     """
-    families: dict[str, Fitted] = {}
-    for table in newest_first(tables):
+    ordered = newest_first(tables)
+    families: dict[str, Fitted] = {
+        "collectives": fit_collectives([table for table in ordered if table.origin.table == "collective"])
+    }
+    for table in ordered:
         family = family_of(table.origin.table)
-        if family is None:
+        if family is None or family == "collectives":
             continue
-        if family == "gemm":
-            found = fit_gemm(table, device)
-        elif family == "attention":
-            found = fit_attention(table, device)
-        else:
-            found = fit_collectives(table)
+        found = fit_gemm(table, device) if family == "gemm" else fit_attention(table, device)
         mine = families.setdefault(family, {})
         for name, (surface, facts) in found.items():
             if name not in mine or facts.rows > 4 * mine[name][1].rows:
