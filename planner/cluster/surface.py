@@ -93,6 +93,32 @@ class Surface:
             total_B = total_B + share_B * self.log_values[tuple(index)]
         return np.asarray(np.exp(total_B))
 
+    def fixed(self, **sizes: float) -> Surface:
+        """Return the same at fixed sizes along some axes, over the others.
+
+        Parameters
+        ----------
+        sizes
+            By name of the axis; beyond its end that end counts.
+
+        Examples
+        --------
+        >>> axes = ("m", np.array([1.0, 4.0])), ("n", np.array([1.0, 2.0]))
+        >>> one = Surface(axes, np.log([[1.0, 2.0], [4.0, 8.0]])).fixed(n=2)
+        >>> one.names, one.at([1, 2]).round(6).tolist()
+        (('m',), [2.0, 4.0])
+        """
+        axes, values = [], self.log_values
+        for name, points in self.axes:
+            if name not in sizes:
+                axes.append((name, points))
+                continue
+            at, place = len(axes), float(np.interp(np.log(sizes[name]), np.log(points), np.arange(len(points))))
+            low = min(int(place), max(len(points) - 2, 0))
+            high = min(low + 1, len(points) - 1)
+            values = values.take(low, at) * (1.0 - (place - low)) + values.take(high, at) * (place - low)
+        return Surface(tuple(axes), values)
+
 
 def write_surfaces(surfaces: Mapping[str, Surface], path: Path) -> None:
     """Write named surfaces to one compressed ``.npz``; values keep half precision, which is 0.1 %."""

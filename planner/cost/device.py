@@ -1,8 +1,9 @@
 """What one operator costs on one GPU: a roofline with a measured, inherited or default efficiency.
 
-``t = max(flops / F, bytes / B) / efficiency(size) + t0``. The efficiency curves come with the device profile, each with
-its provenance and error: from kernel measurements where there are any, from a relative, or from a default. Sizes
-outside a curve take its end value; between its points it is interpolated over the logarithm of the size.
+``t = max(flops / F, bytes / B) / efficiency + t0``. Where kernels of the GPU or of a relative were measured, the
+efficiency is a surface over all sizes that decide it (`planner.cost.kernels`). Elsewhere it is a curve over one of them
+that comes with the device profile: from measurements of one's own, from a relative, or from a default. Sizes outside
+take the end value; between points it is interpolated over the logarithm of the size.
 
 Every method takes and returns arrays of any common shape; nothing here loops over a batch.
 
@@ -17,6 +18,8 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from planner.cost.kernels import AttentionKernel, GemmKernel
+from planner.cost.rooflines import decode_roofline, prefill_roofline
 from planner.dtypes import DTYPE_BYTES, Dtype
 from planner.plan.figure import Provenance
 
@@ -79,10 +82,12 @@ class DeviceOperators:
     ----------
     device
         The GPU's profile.
+    engine
+        Whose kernels run; None takes the best that any engine was measured with.
     """
 
-    def __init__(self, device: DeviceProfile) -> None:
-        self.device = device
+    def __init__(self, device: DeviceProfile, engine: str | None = None) -> None:
+        self.device, self.engine = device, engine
         efficiency = device.efficiency
         self._bandwidth = device.memory_bandwidth.value
         self._gemm = {dtype: _Interpolated(curve) for dtype, curve in efficiency.gemm.items()}
@@ -94,6 +99,14 @@ class DeviceOperators:
 
     def _gemm_curve(self, dtype: Dtype) -> _Interpolated:
         return next(self._gemm[d] for d in (dtype, *_SIMILAR, *self._gemm) if d in self._gemm)
+
+    def _gemm_kernel(self, stored: Dtype) -> GemmKernel | None:
+        """Measured matrix products in a stored format, or in what it is unpacked to."""
+        for dtype in (stored, compute_dtype(self.device, stored)):
+            kernel = GemmKernel.of(self.device, self.engine, dtype)
+            if kernel is not None:
+                return kernel
+        return None
 
     def gemm(self, m: Array, n: float, k: float, stored: Dtype, activation: Dtype) -> Array:
         """Seconds of ``(m, k) x (k, n)``.
@@ -124,10 +137,24 @@ class DeviceOperators:
         moved = touched * n * k * DTYPE_BYTES[stored] + visits * (n + k) * DTYPE_BYTES[activation]
         tokens_per_matrix = visits / np.maximum(touched, 1e-9)
         roofline = np.maximum(flops / self.device.flops[dtype].value, moved / self._bandwidth)
-        time = roofline / self._gemm_curve(dtype)(tokens_per_matrix) + self._gemm_floor
+        kernel = self._gemm_kernel(stored)
+        if kernel is None:
+            time = roofline / self._gemm_curve(dtype)(tokens_per_matrix) + self._gemm_floor
+        else:
+            time = roofline / kernel.share_B(tokens_per_matrix, n, k) + kernel.start
         return np.where(m > 0, time, 0.0)
 
-    def prefill_attention(self, tokens: Array, context: Array, width: float) -> Array:
+    def prefill_attention(
+        self,
+        tokens: Array,
+        context: Array,
+        width: float,
+        *,
+        heads: float | None = None,
+        kv_heads: float | None = None,
+        kv_dtype: Dtype = "bf16",
+        window: float = np.inf,
+    ) -> Array:
         """Seconds of causal attention of `tokens` new tokens that see `context` others each on average.
 
         Parameters
@@ -136,13 +163,44 @@ class DeviceOperators:
             Any common shape.
         width
             Heads on this GPU times the sum of query-key and value dimensions.
+        heads, kv_heads
+            Of this GPU; None where heads are of no kind that was measured, and the curve by length counts.
+        kv_dtype
+            Format of the KV cache.
+        window
+            Tokens that a token sees at most.
         """
-        flops = 2.0 * tokens * context * width
         rate = self.device.flops[compute_dtype(self.device, "bf16")].value
-        # the measured curve is over the prompt's length, of which a token sees half on average
-        return flops / (rate * self._prefill(2.0 * context))
+        # a prompt of n tokens sees n / 2 on average; where the window is shorter, w - w^2 / 2n
+        length = 2.0 * np.asarray(context, dtype=float)
+        seen = np.asarray(context, dtype=float)
+        if np.isfinite(window):
+            seen = np.where(length > window, window - window**2 / (2.0 * np.maximum(length, 1.0)), seen)
+        roofline = prefill_roofline(tokens, seen, width, rate)
+        kernel = None
+        if heads is not None:
+            kernel = AttentionKernel.of(self.device, self.engine, "prefill", kv_dtype)
+        if kernel is None or heads is None:
+            return roofline / self._prefill(2.0 * seen)
+        share = kernel.share_B(
+            np.maximum(2.0 * seen, 1.0),
+            np.maximum(tokens * heads / np.maximum(length, 1.0), 1.0),
+            width / (2.0 * heads),
+            heads / (kv_heads or heads),
+        )
+        return np.where(roofline > 0, roofline / share + kernel.start, 0.0)
 
-    def decode_attention(self, sequences: Array, context: Array, kv_bytes: float, width: float) -> Array:
+    def decode_attention(
+        self,
+        sequences: Array,
+        context: Array,
+        kv_bytes: float,
+        width: float,
+        *,
+        heads: float | None = None,
+        kv_heads: float | None = None,
+        kv_dtype: Dtype = "bf16",
+    ) -> Array:
         """Seconds of one decode step's attention over the KV cache.
 
         Parameters
@@ -154,19 +212,44 @@ class DeviceOperators:
         width
             Heads on this GPU times the dimensions multiplied per cached token: decides when many heads on one
             latent (MLA) are bound by compute.
+        heads, kv_heads, kv_dtype
+            As in `prefill_attention`.
         """
-        moved = sequences * context * kv_bytes
-        flops = 2.0 * sequences * context * width
-        rate = self.device.flops[compute_dtype(self.device, "bf16")].value
-        time = np.maximum(moved / (self._bandwidth * self._decode(moved)), flops / (0.5 * rate))
-        return np.where(sequences > 0, np.maximum(time, self._decode_floor), 0.0)
+        kernel = None
+        if heads is not None:
+            kernel = AttentionKernel.of(self.device, self.engine, "decode", kv_dtype)
+        if kernel is None or heads is None:
+            moved = sequences * context * kv_bytes
+            flops = 2.0 * sequences * context * width
+            rate = self.device.flops[compute_dtype(self.device, "bf16")].value
+            time = np.maximum(moved / (self._bandwidth * self._decode(moved)), flops / (0.5 * rate))
+            return np.where(sequences > 0, np.maximum(time, self._decode_floor), 0.0)
+        groups = kv_heads or heads
+        share = kernel.share_B(context, np.maximum(sequences, 1.0) * groups, width / (2.0 * heads), heads / groups)
+        time = decode_roofline(sequences, context, kv_bytes, width, self._bandwidth) / share + kernel.start
+        return np.where(sequences > 0, time, 0.0)
 
     def elementwise(self, moved: Array) -> Array:
         """Seconds of norms, activations and residuals that move so many bytes."""
         return moved / (self._bandwidth * self._elementwise.value)
 
     def band(self, operator: str, stored: Dtype = "bf16") -> tuple[float, Provenance]:
-        """Relative error and provenance of an operator's efficiency, by its name: ``gemm``, ``prefill_attention``."""
+        """Relative error and provenance of an operator, by its name: ``gemm``, ``prefill_attention``.
+
+        Parameters
+        ----------
+        operator
+            One of ``gemm``, ``prefill_attention``, ``decode_attention``, ``elementwise``.
+        stored
+            Format of the weights, or of the KV cache.
+        """
+        kernel: GemmKernel | AttentionKernel | None = None
+        if operator == "gemm":
+            kernel = self._gemm_kernel(stored)
+        elif operator in ("prefill_attention", "decode_attention"):
+            kernel = AttentionKernel.of(self.device, self.engine, operator.partition("_")[0], stored)
+        if kernel is not None:
+            return kernel.error, kernel.provenance
         if operator == "gemm":
             dtype = compute_dtype(self.device, stored)
             curve = self._gemm_curve(dtype)

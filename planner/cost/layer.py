@@ -9,8 +9,8 @@ Legend: B batch of loads, K layer kind of the model, P part of a layer (operator
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -80,8 +80,8 @@ class LayerPricer:
     parallelism
         How they share a layer; None: tensor parallelism over the group.
     engine
-        Whose kernels run the routed experts and latent attention; None takes the roofline of the device's matrix
-        products for them.
+        Whose kernels run; None takes the best of any engine for matrix products and attention, and the roofline of
+        the device's matrix products for routed experts and latent attention.
     expert_skew
         How unevenly the router loads experts; see `planner.cost.routing`.
     """
@@ -101,8 +101,8 @@ class LayerPricer:
         if self.parallelism.gpus != collective.size:
             raise ValueError(f"{self.parallelism} in a group of {collective.size} GPUs")
         self.tp, self.ranks = self.parallelism.tp, self.parallelism.attention_dp
-        self._operators = DeviceOperators(device)
-        self._attention_group = collective if self.ranks == 1 else replace(collective, size=self.tp, points=None)
+        self._operators = DeviceOperators(device, engine)
+        self._attention_group = collective.among(self.tp)
         self._experts: dict[str, tuple[ExpertKernel, Routing]] = {}
         self._latent: dict[Attention, LatentKernel] = {}
         if engine is not None:
@@ -184,19 +184,25 @@ class LayerPricer:
                 latent.decode_B(decode, load.decode_context, heads),
             )
         window = attention.window or np.inf
+        shape: dict[str, Any] = {"kv_dtype": self.model.kv_dtype}
+        if attention.kind != "mla":
+            shape |= {"heads": heads, "kv_heads": max(attention.kv_heads / self.tp, 1.0)}
         # MLA decodes on the latent itself: every head multiplies kv_dim twice; one latent is not divided by TP
         width = heads * (2 * attention.kv_dim if attention.kind == "mla" else attention.head_dim + attention.value_dim)
         return (
             operators.prefill_attention(
                 prefill,
-                np.minimum(load.prefill_context, window),
+                load.prefill_context,
                 heads * (attention.head_dim + attention.value_dim),
+                window=window,
+                **shape,
             ),
             operators.decode_attention(
                 decode,
                 np.minimum(load.decode_context, window),
                 attention.kv_dim / min(self.tp, attention.kv_heads) * DTYPE_BYTES[self.model.kv_dtype],
                 width,
+                **shape,
             ),
         )
 
@@ -269,7 +275,7 @@ class LayerPricer:
         if part in ("prefill_attention", "decode_attention") and self._latent:
             bands = [latent.band(part) for latent in self._latent.values()]
         elif part != "gemm":
-            return self._operators.band(part)
+            return self._operators.band(part, self.model.kv_dtype)
         else:
             fused = [kernel.band(routing) for kernel, routing in self._experts.values()]
             kinds = self.model.kinds

@@ -23,6 +23,8 @@ __all__ = ["TRANSFER_ERROR", "KernelSurface", "kernel_surfaces"]
 
 # Relative error of a share of the roofline on another GPU type; an estimate.
 TRANSFER_ERROR: Final = 0.35
+# The same where it was found out, by predicting each measured GPU type from its relative; see `benchmarks`.
+_TRANSFER_ERRORS: Final[Mapping[str, float]] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,8 @@ class KernelSurface:
         Relative error, and what the values rest on.
     corrections, named
         Factors on it for things measured one by one, numbered from 1 in the order of `named`, with the error of each.
+    floor
+        Seconds that were subtracted from each measurement.
     """
 
     surface: Surface
@@ -44,6 +48,7 @@ class KernelSurface:
     provenance: Provenance
     corrections: Surface | None
     named: Mapping[str, float]
+    floor: float = 0.0
 
 
 def kernel_surfaces(device: DeviceProfile, family: str) -> Mapping[str, KernelSurface]:
@@ -56,7 +61,7 @@ def kernel_surfaces(device: DeviceProfile, family: str) -> Mapping[str, KernelSu
     device
         The GPU.
     family
-        ``"moe"`` or ``"mla"``.
+        ``"gemm"``, ``"attention"``, ``"collectives"``, ``"moe"`` or ``"mla"``.
 
     Examples
     --------
@@ -77,7 +82,7 @@ def _surfaces(name: str, capability: str | None, bandwidth: float, family: str) 
         return {}
     fitted = load_fitted(lender, family)
     own = lender == name
-    least = 0.0 if own else TRANSFER_ERROR
+    least = 0.0 if own else _TRANSFER_ERRORS.get(family, TRANSFER_ERROR)
     surfaces = {}
     for key, one in fitted.items():
         if key.endswith("/shapes"):
@@ -90,6 +95,7 @@ def _surfaces(name: str, capability: str | None, bandwidth: float, family: str) 
             provenance="fitted" if own else "spec",
             corrections=None if shapes is None else shapes.surface,
             named=named,
+            floor=one.facts.floor,
         )
     return surfaces
 

@@ -8,12 +8,15 @@ the ring moves ``2 (n-1)/n`` of the message per GPU for an all-reduce, half of i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 
 from planner.cluster import load_link
+from planner.cluster.measured import load_fitted
 from planner.cost.device import provenance_of
 from planner.plan.figure import Provenance
 
@@ -49,6 +52,8 @@ class Collective:
     points
         Measured all-reduces as logarithms of (bytes, seconds), where there are any; beyond the largest the bandwidth
         goes on.
+    others
+        The same of other operations by name: ``"all_gather"``, ``"reduce_scatter"``, ``"all_to_all"``.
     """
 
     size: int
@@ -57,30 +62,52 @@ class Collective:
     error: float
     provenance: Provenance
     points: tuple[Array, Array] | None = None
+    others: Mapping[str, tuple[Array, Array]] = field(default_factory=dict)
 
     @property
     def facts(self) -> tuple[object, ...]:
         """Everything that its times follow from, for comparing two groups."""
         points = None if self.points is None else tuple(tuple(p.tolist()) for p in self.points)
-        return self.size, self.latency, self.bandwidth, self.error, self.provenance, points
+        others = tuple((name, *(tuple(p.tolist()) for p in both)) for name, both in sorted(self.others.items()))
+        return self.size, self.latency, self.bandwidth, self.error, self.provenance, points, others
+
+    def among(self, size: int) -> Collective:
+        """Return the same for a part of the group: latency and bandwidth stay, measured times do not count for it."""
+        return self if size == self.size else replace(self, size=size, points=None, others={})
 
     def all_reduce(self, message: Array) -> Array:
         """Seconds to all-reduce `message` bytes held by every GPU."""
-        ring = self._ring(message)
-        if self.points is None:
+        return self._time(message, 2.0, self.points)
+
+    def all_gather(self, message: Array) -> Array:
+        """Seconds until every GPU holds all `message` bytes, of which each had its part."""
+        return self._time(message, 1.0, self.others.get("all_gather"))
+
+    def reduce_scatter(self, message: Array) -> Array:
+        """Seconds to sum `message` bytes held by every GPU, of which each gets its part."""
+        return self._time(message, 1.0, self.others.get("reduce_scatter"))
+
+    def all_to_all(self, message: Array) -> Array:
+        """Seconds in which every GPU sends `message` bytes, to each its part."""
+        return self._time(message, 1.0, self.others.get("all_to_all"))
+
+    def _time(self, message: Array, rounds: float, points: tuple[Array, Array] | None) -> Array:
+        ring = self._ring(message, rounds)
+        if points is None:
             return ring
-        log_bytes, log_seconds = self.points
+        log_bytes, log_seconds = points
         size = np.log(np.maximum(message, 1.0))
         measured = np.exp(np.interp(size, log_bytes, log_seconds))
         return np.where(
             np.asarray(message) > 0, np.where(size <= log_bytes[-1], measured, np.maximum(ring, measured)), 0.0
         )
 
-    def _ring(self, message: Array) -> Array:
+    def _ring(self, message: Array, rounds: float) -> Array:
+        """A ring passes the message once for a gather or a scatter, twice for an all-reduce."""
         if self.size == 1:
             return np.zeros_like(np.asarray(message, dtype=float))
-        moved = 2.0 * (self.size - 1) / self.size * np.asarray(message, dtype=float)
-        return np.where(moved > 0, self.latency + moved / self.bandwidth, 0.0)
+        moved = rounds * (self.size - 1) / self.size * np.asarray(message, dtype=float)
+        return np.where(moved > 0, rounds / 2.0 * self.latency + moved / self.bandwidth, 0.0)
 
 
 def collective_for(device: DeviceProfile, size: int, link: Link, *, native: bool, sharing: int = 1) -> Collective:
@@ -99,6 +126,10 @@ def collective_for(device: DeviceProfile, size: int, link: Link, *, native: bool
         Groups that use the same link at the same time: the data-parallel rings of all tensor-parallel ranks behind
         one network card.
     """
+    if native and sharing == 1:
+        measured = _measured(device.name, size)
+        if measured is not None:
+            return measured
     kind: Literal["measured", "link"] = "measured" if native and size in device.efficiency.all_reduce else "link"
     if kind == "measured":
         table = device.efficiency.all_reduce[size]
@@ -118,6 +149,30 @@ def collective_for(device: DeviceProfile, size: int, link: Link, *, native: bool
     # a ring passes 2 (n-1) messages one after the other
     latency = 2 * (size - 1) * link.latency
     return Collective(size, latency, _LINK_EFFICIENCY * link.bandwidth / sharing, _LINK_ERROR, "spec")
+
+
+@lru_cache(maxsize=256)
+def _measured(device: str, size: int) -> Collective | None:
+    """Collective from the surfaces of a GPU type: the fastest library at each size; None for sizes beyond them."""
+    surfaces = load_fitted(device, "collectives")
+    curves: dict[str, tuple[Array, Array]] = {}
+    error = 0.0
+    for operation in ("all_reduce", "all_gather", "reduce_scatter", "all_to_all"):
+        mine = [one for name, one in surfaces.items() if name.partition("/")[0] == operation]
+        mine = [one for one in mine if one.surface.axes[0][1][0] <= size <= one.surface.axes[0][1][-1]]
+        if not mine:
+            continue
+        each = np.stack([one.surface.fixed(gpus=size).log_values for one in mine])
+        curves[operation] = np.log(mine[0].surface.axes[1][1]), np.minimum.accumulate(each.min(axis=0)[::-1])[::-1]
+        if operation == "all_reduce":
+            # each library's error counts by the part of the sizes at which it is the fastest
+            error = float(np.mean([mine[i].facts.error for i in each.argmin(axis=0)]))
+    if "all_reduce" not in curves:
+        return None
+    log_bytes, log_seconds = points = curves.pop("all_reduce")
+    latency = float(np.exp(log_seconds[0]))
+    bandwidth = 2.0 * (size - 1) / size * float(np.exp(log_bytes[-1])) / (float(np.exp(log_seconds[-1])) - latency)
+    return Collective(size, latency, bandwidth, error, "fitted", points, curves)
 
 
 def node_collective(node_class: NodeClass, size: int) -> Collective:

@@ -1,0 +1,224 @@
+"""Kernel tables of NVIDIA AIConfigurator (``aiconfigurator-core``) in the common layout.
+
+Its tables lie in ``systems/data/<system>/<family>/<engine>/<version>/<operator>_perf.parquet``; columns that an older
+version lacks (window, prior step, head dimension) mean their defaults. Latencies are milliseconds, message sizes count
+elements.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import numpy as np
+
+from planner.errors import InputError
+from planner.profiling.tables import MeasuredTable, Origin
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["SYSTEMS", "find_tables", "import_aiconfigurator"]
+
+# Their system -> our GPU type.
+SYSTEMS: Final[dict[str, str]] = {
+    "a100_sxm": "a100_sxm_80",
+    "h100_sxm": "h100_sxm",
+    "h200_sxm": "h200",
+    "b200_sxm": "b200",
+    "b300_sxm": "b300",
+    "gb200": "gb200",
+    "gb300": "gb300",
+    "l40s": "l40s",
+    "rtx_pro_6000_server": "rtx_pro_6000",
+}
+_DTYPES: Final[dict[str, str]] = {
+    "bfloat16": "bf16",
+    "float16": "fp16",
+    "half": "fp16",
+    "sq": "int8",
+    "int8_wo": "int8_weights",
+    "int4_wo": "int4",
+}
+_ELEMENT_BYTES: Final[dict[str, int]] = {"half": 2, "float16": 2, "bfloat16": 2, "int8": 1, "fp8": 1, "float32": 4}
+_OPERATIONS: Final[dict[str, str]] = {"alltoall": "all_to_all"}
+
+_SOURCE: Final = "aiconfigurator-core 0.12.0 kernel tables"
+_LICENCE: Final = "Apache-2.0"
+_DATE: Final = "2026-11"
+
+Columns = dict[str, Any]
+Frame = Any  # a pandas DataFrame: pandas is an extra
+
+
+class _Family(NamedTuple):
+    """One of their files and how it is read."""
+
+    kind: str
+    title: str
+    read: Callable[[Frame], Columns]
+
+
+def import_aiconfigurator(
+    path: Path | None = None, *, device: str | None = None, kinds: tuple[str, ...] | None = None
+) -> Iterator[MeasuredTable]:
+    """Read dense kernel tables: GEMM, prefill and decode attention, collectives.
+
+    Parameters
+    ----------
+    path
+        A folder that holds ``<system>/<family>/…``: ``systems/data`` of the package; None takes the installed one.
+    device
+        GPU type, as our profiles call it; None reads all that have one.
+    kinds
+        Kinds of tables to read, names in `planner.profiling.tables.KINDS`; None reads all.
+
+    Yields
+    ------
+    MeasuredTable
+        One for each file, its engine and version in ``origin.software``, in a fixed order.
+
+    Raises
+    ------
+    InputError
+        If there is no such folder or table, a table lacks a column, or pandas and pyarrow are not installed.
+    """
+    found = 0
+    for file, name, family in find_tables(path, device=device):
+        if kinds is None or family.kind in kinds:
+            found += 1
+            yield _table(file, name, family)
+    if not found:
+        what = f"holds no kernel tables of {device}" if device else "holds no kernel tables"
+        raise InputError(what, where=path or _installed(), expected=f"folders of {', '.join(SYSTEMS)}")
+
+
+def find_tables(path: Path | None, *, device: str | None = None) -> Iterator[tuple[Path, str, _Family]]:
+    """Files that can be read, each with its GPU type and the reader of its family."""
+    folder = path if path is not None else _installed()
+    if not folder.is_dir():
+        raise InputError("no such folder", where=folder, expected="systems/data of aiconfigurator-core")
+    if (folder / "systems" / "data").is_dir():
+        folder = folder / "systems" / "data"
+    for system, name in SYSTEMS.items():
+        if device is not None and name != device:
+            continue
+        for file in sorted((folder / system).glob("*/*/*/*_perf.parquet")):
+            family = _FAMILIES.get(file.stem)
+            if family is not None:
+                yield file, name, family
+
+
+def _installed() -> Path:
+    found = importlib.util.find_spec("aiconfigurator_core")
+    if found is None or not found.submodule_search_locations:
+        raise InputError(
+            "aiconfigurator-core is not installed",
+            expected="the package, or the folder of its tables",
+            hint="pip install 'hetplan[aic]'",
+        )
+    return Path(next(iter(found.submodule_search_locations))) / "systems" / "data"
+
+
+def _table(file: Path, device: str, family: _Family) -> MeasuredTable:
+    try:
+        import pandas as pd  # noqa: PLC0415  # an extra, and slow
+    except ImportError:
+        raise InputError(
+            "reading .parquet needs pandas and pyarrow", where=file, hint="pip install 'hetplan[aic]'"
+        ) from None
+    try:
+        frame = pd.read_parquet(file)
+    except ImportError:
+        raise InputError("reading .parquet needs pyarrow", where=file, hint="pip install 'hetplan[aic]'") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot be read: {error}", where=file, expected="a complete .parquet file") from None
+    engine, version = file.parts[-3], file.parts[-2]
+    origin = Origin(
+        table=family.kind,
+        device=device,
+        title=f"{family.title}, {engine} {version}",
+        source=_SOURCE,
+        licence=_LICENCE,
+        date=_DATE,
+        software=f"{engine} {version}",
+    )
+    try:
+        columns = family.read(frame)
+        columns["seconds"] = frame["latency"].to_numpy(float) * 1e-3
+    except KeyError as error:
+        raise InputError(f"lacks the column {error}", where=file, expected=f"a table of {family.title}") from None
+    return MeasuredTable.of(origin, columns, where=str(file))
+
+
+def _named(values: Any, names: dict[str, str]) -> NDArray[Any]:
+    texts = values.astype(str)
+    return np.asarray(texts.map({text: names.get(text, text) for text in texts.unique()}))
+
+
+def _or(frame: Frame, column: str, default: int) -> Any:
+    return frame[column] if column in frame else np.full(len(frame), default)
+
+
+def _gemm(frame: Frame) -> Columns:
+    return {"dtype": _named(frame["gemm_dtype"], _DTYPES), **{size: frame[size] for size in "mnk"}}
+
+
+def _heads(frame: Frame) -> Columns:
+    heads = frame["num_heads"]
+    kv = frame["num_key_value_heads"]
+    return {
+        "heads": heads,
+        "kv_heads": kv.where(kv > 0, heads),  # 0 says that every head has its own
+        "head_dim": _or(frame, "head_dim", 128),
+        "window": _or(frame, "window_size", 0),
+        "dtype": _named(frame["attn_dtype"], _DTYPES) if "attn_dtype" in frame else np.full(len(frame), "bf16"),
+        "kv_dtype": _named(frame["kv_cache_dtype"], _DTYPES),
+        "batch": frame["batch_size"],
+    }
+
+
+def _prefill(frame: Frame) -> Columns:
+    return {**_heads(frame), "tokens": frame["isl"], "context": _or(frame, "step", 0)}
+
+
+def _decode(frame: Frame) -> Columns:
+    return {**_heads(frame), "context": frame["isl"] + frame["step"]}
+
+
+def _messages(frame: Frame, dtype: str) -> Columns:
+    sizes = _named(frame[dtype], {}).tolist()
+    bytes_each = np.array([_ELEMENT_BYTES[str(name)] for name in sizes])
+    return {
+        "dtype": _named(frame[dtype], _DTYPES),
+        "gpus": frame["num_gpus"],
+        "bytes": frame["message_size"].to_numpy(np.int64) * bytes_each,
+    }
+
+
+def _nccl(frame: Frame) -> Columns:
+    return {
+        "operation": _named(frame["op_name"], _OPERATIONS),
+        "library": np.full(len(frame), "nccl"),
+        **_messages(frame, "nccl_dtype"),
+    }
+
+
+def _custom_all_reduce(frame: Frame) -> Columns:
+    eager = frame["kernel_source"].astype(str).str.contains("eager")
+    return {
+        "operation": np.full(len(frame), "all_reduce"),
+        "library": np.where(eager, "custom_eager", "custom"),
+        **_messages(frame, "allreduce_dtype"),
+    }
+
+
+_FAMILIES: Final[dict[str, _Family]] = {
+    "gemm_perf": _Family("gemm", "matrix products", _gemm),
+    "context_attention_perf": _Family("prefill_attention", "prefill attention", _prefill),
+    "generation_attention_perf": _Family("decode_attention", "decode attention", _decode),
+    "nccl_perf": _Family("collective", "NCCL collectives", _nccl),
+    "custom_allreduce_perf": _Family("collective", "fused all-reduce", _custom_all_reduce),
+}
