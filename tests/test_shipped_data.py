@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from planner.cluster import list_clusters, list_devices, list_links, load_cluster, load_device, load_link
+from planner.cluster.surface import read_surfaces
 from planner.resources import resource_dir
 
 KINDS = {"spec", "measured", "fitted", "estimated"}
@@ -25,7 +26,7 @@ DATA = [path for path in FILES if path.suffix != ".md"]
 
 def described(path: Path) -> dict[str, Any]:
     """The mapping that tells a file's source: the file itself, or the .yaml beside a table."""
-    if path.name.endswith((".csv", ".csv.gz", ".jsonl", ".jsonl.gz")):
+    if path.name.endswith((".csv", ".csv.gz", ".jsonl", ".jsonl.gz", ".npz")):
         path = path.with_name(path.name.split(".")[0] + ".yaml")
         assert path.is_file(), f"a table needs {path.name} beside it, which tells its source"
     text = path.read_text(encoding="utf-8")
@@ -49,12 +50,17 @@ def test_tells_source_kind_and_date(path: Path) -> None:
     data = described(path)
     assert isinstance(data.get("source"), str)
     assert len(data["source"].strip()) > 10, "a source that can be looked up"
-    assert data.get("kind") in (CLUSTER_KINDS if TOPOLOGIES in path.parents else KINDS)
+    # measured tables, and surfaces fitted to them, need not say so
+    kind = data.get("kind", "measured" if "table" in data else "fitted" if "surfaces" in data else None)
+    assert kind in (CLUSTER_KINDS if TOPOLOGIES in path.parents else KINDS)
     assert DATE.fullmatch(str(data.get("date"))), "a date, YYYY[-MM[-DD]]"
 
 
 @pytest.mark.parametrize("path", DATA, ids=identify)
 def test_is_text_of_a_known_sort(path: Path) -> None:
+    if path.suffix == ".npz":
+        assert read_surfaces(path)
+        return
     assert path.name.endswith((".yaml", ".json", ".csv", ".csv.gz", ".jsonl", ".jsonl.gz")), "an unknown sort of file"
     raw = path.read_bytes()
     text = (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode("utf-8")

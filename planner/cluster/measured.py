@@ -123,7 +123,7 @@ def read_fitted(path: Path) -> tuple[SurfaceFile, dict[str, FittedSurface]]:
 def write_fitted(file: SurfaceFile, surfaces: Mapping[str, Surface], path: Path) -> None:
     """Write the surfaces of one family and the facts beside them."""
     write_surfaces(surfaces, path)
-    data = file.model_dump(exclude_defaults=True)
+    data = {"kind": file.kind, **file.model_dump(exclude_defaults=True)}
     text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=110)
     path.with_suffix(".yaml").write_text(text, encoding="utf-8")
 

@@ -177,17 +177,20 @@ class DeviceOperators:
         if np.isfinite(window):
             seen = np.where(length > window, window - window**2 / (2.0 * np.maximum(length, 1.0)), seen)
         roofline = prefill_roofline(tokens, seen, width, rate)
-        kernel = None
-        if heads is not None:
-            kernel = AttentionKernel.of(self.device, self.engine, "prefill", kv_dtype)
-        if kernel is None or heads is None:
+        if heads is None:
             return roofline / self._prefill(2.0 * seen)
-        share = kernel.share_B(
-            np.maximum(2.0 * seen, 1.0),
-            np.maximum(tokens * heads / np.maximum(length, 1.0), 1.0),
-            width / (2.0 * heads),
-            heads / (kv_heads or heads),
-        )
+        reach, last = 2.0 * seen, heads / (kv_heads or heads)
+        kernel = None
+        if np.isfinite(window):
+            kernel = AttentionKernel.of(self.device, self.engine, "prefill_window", kv_dtype)
+        if kernel is not None:
+            reach, last = length, window
+        else:
+            kernel = AttentionKernel.of(self.device, self.engine, "prefill", kv_dtype)
+        if kernel is None:
+            return roofline / self._prefill(2.0 * seen)
+        prompts = np.maximum(tokens * heads / np.maximum(length, 1.0), 1.0)
+        share = kernel.share_B(np.maximum(reach, 1.0), prompts, width / (2.0 * heads), last)
         return np.where(roofline > 0, roofline / share + kernel.start, 0.0)
 
     def decode_attention(

@@ -107,7 +107,7 @@ class AttentionKernel:
     Parameters
     ----------
     surface
-        Shares by length or context, parallel, head dimension and group.
+        Shares by length or context, parallel, head dimension, and group or window.
     start
         Seconds of a kernel's start.
     """
@@ -122,14 +122,23 @@ class AttentionKernel:
 
     @classmethod
     def of(cls, device: DeviceProfile, engine: str | None, phase: str, kv_dtype: str) -> AttentionKernel | None:
-        """Find the kernel of an engine, ``prefill`` or ``decode``; None where there is none."""
+        """Find the kernel of an engine: ``prefill``, ``prefill_window``, ``decode``; None where there is none."""
         return _attention_kernel(_ByName(device), engine, phase, kv_dtype)
 
-    def share_B(self, tokens_B: Array, parallel_B: Array, head_dim: float, group: float) -> Array:
-        """Share of the roofline by length or context, and what runs side by side."""
-        if (head_dim, group) not in self._planes:
-            self._planes[head_dim, group] = _Plane(self.surface.fixed(head_dim=head_dim, group=group))
-        return self._planes[head_dim, group].at_B(tokens_B, parallel_B)
+    def share_B(self, tokens_B: Array, parallel_B: Array, head_dim: float, last: float) -> Array:
+        """Share of the roofline by length or context, and what runs side by side.
+
+        Parameters
+        ----------
+        tokens_B, parallel_B
+            The first two axes.
+        head_dim, last
+            The other two: the head dimension, and queries per KV head or the window.
+        """
+        if (head_dim, last) not in self._planes:
+            sizes = {"head_dim": head_dim, self.surface.names[-1]: last}
+            self._planes[head_dim, last] = _Plane(self.surface.fixed(**sizes))
+        return self._planes[head_dim, last].at_B(tokens_B, parallel_B)
 
 
 class _Plane:

@@ -19,12 +19,13 @@ if TYPE_CHECKING:
     from planner.cluster.surface import Surface
     from planner.plan.figure import Provenance
 
-__all__ = ["TRANSFER_ERROR", "KernelSurface", "kernel_surfaces"]
+__all__ = ["TRANSFER_ERROR", "TRANSFER_ERRORS", "KernelSurface", "kernel_surfaces", "measured_devices", "relative_of"]
 
 # Relative error of a share of the roofline on another GPU type; an estimate.
 TRANSFER_ERROR: Final = 0.35
-# The same where it was found out, by predicting each measured GPU type from its relative; see `benchmarks`.
-_TRANSFER_ERRORS: Final[Mapping[str, float]] = {}
+# The same where it was found out, as the largest error of predicting a measured GPU type from its relative: of the same
+# compute capability, and of the same generation only. `planner.profiling.fit.transfer` finds them again.
+TRANSFER_ERRORS: Final[Mapping[str, tuple[float, float]]] = {"gemm": (0.14, 0.33), "attention": (0.14, 0.59)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,13 +77,14 @@ def kernel_surfaces(device: DeviceProfile, family: str) -> Mapping[str, KernelSu
 
 @lru_cache(maxsize=64)
 def _surfaces(name: str, capability: str | None, bandwidth: float, family: str) -> Mapping[str, KernelSurface]:
-    measured = _measured(family)
+    measured = measured_devices(family)
     lender = name if name in measured else _relative(capability, bandwidth, measured)
     if lender is None:
         return {}
     fitted = load_fitted(lender, family)
     own = lender == name
-    least = 0.0 if own else _TRANSFER_ERRORS.get(family, TRANSFER_ERROR)
+    alike = not own and load_device(lender).compute_capability == capability
+    least = 0.0 if own else TRANSFER_ERRORS.get(family, (TRANSFER_ERROR, TRANSFER_ERROR))[0 if alike else 1]
     surfaces = {}
     for key, one in fitted.items():
         if key.endswith("/shapes"):
@@ -100,8 +102,16 @@ def _surfaces(name: str, capability: str | None, bandwidth: float, family: str) 
     return surfaces
 
 
+def relative_of(name: str, measured: tuple[str, ...]) -> str | None:
+    """GPU type among some measured ones that stands in for another; None where there is no relative."""
+    device = load_device(name)
+    capability = device.compute_capability if device.vendor == "NVIDIA" else None
+    return _relative(capability, device.memory_bandwidth.value, measured)
+
+
 @lru_cache(maxsize=8)
-def _measured(family: str) -> tuple[str, ...]:
+def measured_devices(family: str) -> tuple[str, ...]:
+    """GPU types that have surfaces of a family, sorted."""
     folder = resource_dir("profiles") / "measured"
     return tuple(path.parent.name for path in sorted(folder.glob(f"*/{family}.npz")))
 

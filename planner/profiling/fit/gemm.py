@@ -9,7 +9,7 @@ import numpy as np
 from planner.cost.device import compute_dtype
 from planner.cost.rooflines import gemm_roofline
 from planner.dtypes import DTYPE_BYTES, Dtype
-from planner.profiling.fit.shares import Samples, fit_shares, launch_floor
+from planner.profiling.fit.shares import Samples, fastest_rows, fit_shares, launch_floor
 from planner.profiling.fit.smoothing import Axes
 
 if TYPE_CHECKING:
@@ -65,6 +65,8 @@ def fit_gemm(table: MeasuredTable, device: DeviceProfile) -> dict[str, tuple[Sur
         m, n, k, seconds = (table[column][mine].astype(float) for column in ("m", "n", "k", "seconds"))
         if len(seconds) < _FEWEST:
             continue
+        best = fastest_rows(np.stack([m, n, k], axis=1), seconds)
+        m, n, k, seconds = m[best], n[best], k[best], seconds[best]
         floor = launch_floor(m * n * k, seconds)
         if floor > _LONGEST_FLOOR:
             continue
