@@ -66,7 +66,9 @@ def fit_attention(table: MeasuredTable, device: DeviceProfile) -> dict[str, tupl
     fitted: dict[str, tuple[Surface, SurfaceFacts]] = {}
     for kv in ("bf16", "fp8"):
         of_kv = (table["kv_dtype"] == kv) & _served(table)
-        names = sorted(set(table["dtype"][of_kv].tolist()), key=lambda name: -int((table["dtype"][of_kv] == name).sum()))
+        names = sorted(
+            set(table["dtype"][of_kv].tolist()), key=lambda name: -int((table["dtype"][of_kv] == name).sum())
+        )
         most = int(of_kv.sum() / max(len(names), 1) / 2)
         full = [name for name in names if int((table["dtype"][of_kv] == name).sum()) >= max(most, _FEWEST)]
         if full:
@@ -87,7 +89,9 @@ def _served(table: MeasuredTable) -> BoolArray:
 
 
 def _columns(table: MeasuredTable, mine: BoolArray, *names: str) -> tuple[Array, ...]:
-    return tuple(table[name][mine].astype(float) for name in (*names, "batch", "heads", "kv_heads", "head_dim", "seconds"))
+    return tuple(
+        table[name][mine].astype(float) for name in (*names, "batch", "heads", "kv_heads", "head_dim", "seconds")
+    )
 
 
 def _prefill(
