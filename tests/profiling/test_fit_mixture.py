@@ -80,7 +80,7 @@ def test_a_shape_that_is_slower_throughout_gets_a_correction() -> None:
     general = surface.at(each_R[mine], width, work_R[mine], table["ep"][mine])
     share = general * corrections.at(float(place), each_R[mine], width, table["ep"][mine])
     # few rows pull it part of the way only
-    assert abs(np.log(np.median(share) / 0.2)) < 0.5 * abs(np.log(np.median(general) / 0.2))
+    assert abs(np.log(np.median(share) / 0.2)) < 0.75 * abs(np.log(np.median(general) / 0.2))
     assert np.median(share) == pytest.approx(0.2, rel=0.2)
 
 
