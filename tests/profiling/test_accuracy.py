@@ -143,7 +143,9 @@ def test_unknown_names() -> None:
         ("Llama-3.3-70B", "fp4", ("llama-3.1-70b", "nvfp4", "fp8")),
         ("meta-llama/Llama-3.1-8B-Instruct", "", ("llama-3.1-8b", "bf16", "bf16")),
         ("Mixtral 8x7B", "FP16", ("mixtral-8x7b", "fp16", "fp16")),
-        ("openai/gpt-oss-120b", "nvfp4", ("gpt-oss-120b", "mxfp4", "fp8")),
+        ("openai/gpt-oss-120b", "nvfp4", ("gpt-oss-120b", "mxfp4", "bf16")),
+        ("deepseek-ai/DeepSeek-R1", "fp8", ("deepseek-r1", "fp8", "fp8")),
+        ("deepseek-ai/DeepSeek-R1", "nvfp4", ("deepseek-r1", "nvfp4", "fp8")),
         ("Qwen/Qwen3-235B-A22B-FP8", "fp8_block", ("qwen3-235b-a22b-fp8", "fp8", "fp8")),
         ("qwen2.5-7b", "", ("qwen2.5-7b", "bf16", "bf16")),
     ],
@@ -151,6 +153,11 @@ def test_unknown_names() -> None:
 def test_models_by_alias(written: str, precision: str, expected: tuple[str, str, str]) -> None:
     model = model_of(written, precision)
     assert (model.name, model.weight_dtype, model.kv_dtype) == expected
+
+
+def test_an_engine_left_to_its_default_keeps_the_cache_of_the_checkpoint() -> None:
+    named = "deepseek-ai/DeepSeek-R1", "fp8"
+    assert (model_of(*named, "sglang").kv_dtype, model_of(*named, "trtllm").kv_dtype) == ("bf16", "fp8")
 
 
 def test_published_sizes_of_models_without_a_file() -> None:

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from planner.cluster import DeviceProfile, load_device
 from planner.cost.closed_loop import LoadPattern
-from planner.dtypes import Dtype
+from planner.dtypes import DTYPE_BYTES, Dtype
 from planner.engine.fitted import load_fit
 from planner.errors import InputError
 from planner.model import ModelSpec, load_model, model_from_config
@@ -201,13 +201,19 @@ def model_of(written: str, precision: str = "", engine: str = "") -> ModelSpec:
     if alias is not None and alias.config is not None:
         return model_from_config(alias.config, name=alias.names[0], source="profiles/truth/aliases.yaml")
     try:
+        name = written if alias is None or alias.model is None else alias.model
         return load_model(
-            written if alias is None or alias.model is None else alias.model,
-            weight_dtype=None if alias is not None and alias.own_format else formats.weight,
+            name,
+            weight_dtype=None if alias is not None and alias.own_format and _holds(name, formats) else formats.weight,
             kv_dtype=None if engine in _aliases().own_kv else (alias and alias.kv) or formats.kv,
         )
     except InputError:
         raise SkipRowError(f"model {written!r} does not ship, and no alias names it") from None
+
+
+def _holds(name: str, formats: _Format) -> bool:
+    """Whether a checkpoint's own format can be what a precision names: one in fewer bits is another checkpoint."""
+    return formats.weight is None or DTYPE_BYTES[formats.weight] >= DTYPE_BYTES[load_model(name).weight_dtype]
 
 
 def device_of(written: str) -> DeviceProfile:

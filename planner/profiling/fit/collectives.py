@@ -46,7 +46,9 @@ def fit_collectives(tables: Sequence[MeasuredTable]) -> dict[str, tuple[Surface,
     software: dict[str, list[str]] = {}
     for table in tables:
         engine = table.origin.software.split()[0] if table.origin.software else "measured"
-        columns = (table[name].tolist() for name in ("operation", "library", "dtype", "nodes", "gpus", "bytes", "seconds"))
+        columns = (
+            table[name].tolist() for name in ("operation", "library", "dtype", "nodes", "gpus", "bytes", "seconds")
+        )
         for operation, library, dtype, nodes, gpus, size, seconds in zip(*columns, strict=True):
             served = library in _LIBRARIES and dtype in _FORMATS and nodes == 1 and _BYTES[0] <= size <= _BYTES[-1]
             if served:
@@ -55,7 +57,9 @@ def fit_collectives(tables: Sequence[MeasuredTable]) -> dict[str, tuple[Surface,
                 if table.origin.software not in software.setdefault(name, []):
                     software[name].append(table.origin.software)
     return {
-        name: _fit(points, ", ".join(software[name])) for name, points in sorted(times.items()) if len(points) >= _FEWEST
+        name: _fit(points, ", ".join(software[name]))
+        for name, points in sorted(times.items())
+        if len(points) >= _FEWEST
     }
 
 

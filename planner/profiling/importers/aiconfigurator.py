@@ -20,7 +20,7 @@ from planner.profiling.tables import MeasuredTable, Origin
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["SYSTEMS", "find_tables", "import_aiconfigurator"]
+__all__ = ["SYSTEMS", "data_folder", "find_tables", "import_aiconfigurator"]
 
 # Their system -> our GPU type.
 SYSTEMS: Final[dict[str, str]] = {
@@ -97,11 +97,7 @@ def import_aiconfigurator(
 
 def find_tables(path: Path | None, *, device: str | None = None) -> Iterator[tuple[Path, str, _Family]]:
     """Files that can be read, each with its GPU type and the reader of its family."""
-    folder = path if path is not None else _installed()
-    if not folder.is_dir():
-        raise InputError("no such folder", where=folder, expected="systems/data of aiconfigurator-core")
-    if (folder / "systems" / "data").is_dir():
-        folder = folder / "systems" / "data"
+    folder = data_folder(path)
     for system, name in SYSTEMS.items():
         if device is not None and name != device:
             continue
@@ -109,6 +105,15 @@ def find_tables(path: Path | None, *, device: str | None = None) -> Iterator[tup
             family = _FAMILIES.get(file.stem)
             if family is not None:
                 yield file, name, family
+
+
+def data_folder(path: Path | None) -> Path:
+    """Folder of the systems: that of the package where `path` is None, or the one inside `path`."""
+    folder = path if path is not None else _installed()
+    if not folder.is_dir():
+        raise InputError("no such folder", where=folder, expected="systems/data of aiconfigurator-core")
+    inside = folder / "systems" / "data"
+    return inside if inside.is_dir() else folder
 
 
 def _installed() -> Path:

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from planner.errors import InputError
+from planner.profiling.importers.aiconfigurator import SYSTEMS, data_folder
 from planner.profiling.tables import MeasuredTable, Origin
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
-__all__ = ["ENGINES", "import_latent", "import_moe", "newest"]
+__all__ = ["ENGINES", "import_latent", "import_mixture", "import_moe", "newest"]
 
 ENGINES: Final = ("trtllm", "sglang", "vllm")
 
@@ -60,6 +61,39 @@ def newest(folder: Path, name: str) -> Path | None:
         key=lambda path: [int(n) for n in re.findall(r"\d+", path.parent.name)],
         default=None,
     )
+
+
+def import_mixture(path: Path | None = None, *, device: str | None = None) -> Iterator[MeasuredTable]:
+    """Read all tables of routed experts and latent attention, of the newest version of each engine.
+
+    Parameters
+    ----------
+    path
+        A folder that holds ``<system>/<family>/…``: ``systems/data`` of the package; None takes the installed one.
+    device
+        GPU type, as our profiles call it; None reads all that have one.
+
+    Yields
+    ------
+    MeasuredTable
+        In a fixed order: GPU types, engines, kinds.
+
+    Raises
+    ------
+    InputError
+        If there is no such folder, a table lacks a column, or pandas and pyarrow are not installed.
+    """
+    data = data_folder(path)
+    for system, name in SYSTEMS.items():
+        if device is not None and name != device:
+            continue
+        for engine in ENGINES:
+            tables = (
+                import_moe(data, system, engine, name),
+                import_latent(data, system, engine, name, prefill=True),
+                import_latent(data, system, engine, name, prefill=False),
+            )
+            yield from (table for table in tables if table is not None)
 
 
 def import_moe(data: Path, system: str, engine: str, device: str) -> MeasuredTable | None:
