@@ -13,6 +13,7 @@ from planner.cli import (
     engines,
     estimate,
     models,
+    profile,
     schema,
     serving,
     topology,
@@ -79,6 +80,7 @@ app.add_typer(estimate.app, name="estimate", rich_help_panel=_PLAN)
 app.command("verify", rich_help_panel=_CHECK)(verify.verify)
 app.command("compare", rich_help_panel=_CHECK)(compare.compare)
 app.command("accuracy", rich_help_panel=_CHECK)(accuracy.accuracy)
+app.add_typer(profile.app, name="profile", rich_help_panel=_KNOWN)
 app.add_typer(models.app, name="models", rich_help_panel=_KNOWN)
 app.add_typer(devices.app, name="devices", rich_help_panel=_KNOWN)
 app.add_typer(topology.app, name="topology", rich_help_panel=_KNOWN)
