@@ -32,12 +32,13 @@ def points(setup: Setup) -> Iterator[Point]:
 
 def measure_cipher(point: Point, setup: Setup) -> Results:
     """Let that many processes work for the same while; processes, as the library holds Python's lock."""
-    count = point.whole("threads")
-    crew = setup.crew(f"cipher {count}", lambda: Crew(_work, count))
-    if not crew.alive:
-        setup.crews.clear()
-        crew = setup.crew(f"cipher {count}", lambda: Crew(_work, count))
-    question = (point.text("operation"), point.whole("bytes"), setup.budget.seconds / setup.budget.least)
+    crew = setup.crew("cipher", lambda: Crew(_work, core_count()))
+    question = (
+        point.whole("threads"),
+        point.text("operation"),
+        point.whole("bytes"),
+        setup.budget.seconds / setup.budget.least,
+    )
     crew.ask(question)  # warms up
     rates = [sum(crew.ask(question)) for _ in range(setup.budget.least)]
     sample = summed_up(rates)
@@ -58,7 +59,10 @@ def _work(rank: int, size: int, ask: Callable[[object], object]) -> None:
         question = ask(answer)
         if not isinstance(question, tuple):
             return
-        operation, length, seconds = question
+        threads, operation, length, seconds = question
+        answer = 0.0
+        if rank >= threads:
+            continue
         message, sealed = bytes(length), bytearray(length + 16)
         cipher.encrypt_into(nonce, message, None, sealed)
         opened = bytearray(length)

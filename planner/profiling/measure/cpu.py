@@ -22,8 +22,10 @@ _VENDORS: Final = {"GenuineIntel": "Intel", "AuthenticAMD": "AMD", "ARM": "Arm"}
 
 
 def core_count() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Cores that this process may use; ``OMP_NUM_THREADS`` may say fewer."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    told = os.environ.get("OMP_NUM_THREADS", "")
+    return max(1, min(cores, int(told))) if told.isdigit() else cores
 
 
 class CpuBackend:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -15,6 +16,7 @@ from planner.profiling.measure.timing import TimeBudget
 __all__ = ["Setup"]
 
 _MOST_SETS: Final = 64
+_BLOCK: Final = 1_000_003  # a prime: rows of a matrix then differ
 
 
 @dataclass(slots=True)
@@ -46,7 +48,7 @@ class Setup:
 
     def crew(self, name: str, make: Callable[[], Crew]) -> Crew:
         """Return the helper processes of that name, started when first needed; others end, as they would compete."""
-        if name not in self.crews:
+        if name not in self.crews or not self.crews[name].alive:
             self.close()
             self.crews[name] = make()
         return self.crews[name]
@@ -72,12 +74,15 @@ class Setup:
         return int(max(1, min(wanted, _MOST_SETS, free // max(size, 1.0))))
 
     def random(self, *shape: int, dtype: str) -> Any:
-        """Tensor of small random numbers on the device."""
-        torch = self.backend.torch
-        kind = torch_dtype(torch, dtype)
-        if dtype == "fp8":
-            return torch.randn(*shape, device=self.backend.device, dtype=torch.bfloat16).to(kind)
-        return torch.randn(*shape, device=self.backend.device, dtype=kind)
+        """Tensor of normal random numbers on the device; a block of them, repeated: drawing takes long on a CPU."""
+        torch, device = self.backend.torch, self.backend.device
+        count = math.prod(shape)
+        block = torch.randn(min(count, _BLOCK), device=device).to(torch_dtype(torch, dtype))
+        out = torch.empty(count, device=device, dtype=block.dtype)
+        whole = count // len(block) * len(block)
+        out[:whole].view(-1, len(block)).copy_(block)
+        out[whole:].copy_(block[: count - whole])
+        return out.view(*shape)
 
     @property
     def half(self) -> str:

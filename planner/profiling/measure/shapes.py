@@ -16,6 +16,7 @@ __all__ = ["LayerShape", "Shapes", "shapes_of"]
 # Between them: small and large, many and few KV heads, gated and not, vocabularies of 50 to 150 thousand.
 _COMMON: Final = ("llama-3.1-8b", "llama-3.1-70b", "qwen2.5-7b", "mistral-7b", "gpt3-175b")
 _COMMON_LAYERS: Final = ("llama-3.1-8b", "gpt2-xl")
+_QUICK_LAYERS: Final = (("llama-3.1-8b", 32), ("opt-350m", 2))  # a few million weights each
 _TP: Final = (1, 2, 4, 8)
 
 
@@ -88,7 +89,7 @@ def shapes_of(model: str | None, *, quick: bool) -> Shapes:
     (True, True)
     """
     if model is None and quick:
-        layers = tuple(_layer(load_model(name), 8 if name != "gpt2-xl" else 5) for name in _COMMON_LAYERS)
+        layers = tuple(_layer(load_model(name), tp) for name, tp in _QUICK_LAYERS)
         return Shapes(
             gemms=((1024, 1024), (1024, 4096), (4096, 1024)),
             heads=((8, 2, 128),),
