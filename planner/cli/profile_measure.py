@@ -36,7 +36,8 @@ def measure(
         typer.Option(
             "--only",
             metavar="NAME,...",
-            help="Some of: gemm, attention, copy, elementwise, launch, training_layer, serving_layer, cipher, collectives.",
+            help="Some of: gemm, attention, copy, elementwise, launch, training_layer, serving_layer, cipher,"
+            " collectives.",
         ),
     ] = None,
     gpus: Annotated[
@@ -68,10 +69,10 @@ def measure(
     json: opt.Json = False,
     quiet: opt.Quiet = False,
 ) -> None:
-    """Measure this machine and write a device profile that cluster files can name.
+    r"""Measure this machine and write a device profile that cluster files can name.
 
     Every point is kept as soon as it is measured: interrupt with Ctrl-C, run again, and it goes on where it was. Needs
-    the extra: pip install 'hetplan\\[profile]'.
+    the extra: pip install 'hetplan\[profile]'.
 
     [dim]planner profile measure --device cpu --quick -o measured/my_cpu[/dim]
     """

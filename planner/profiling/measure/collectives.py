@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from planner.profiling.measure.crew import Crew
-from planner.profiling.measure.points import NotMeasurable, Point, Results
+from planner.profiling.measure.points import Point, Results, UnmeasurableError
 from planner.profiling.measure.setup import Setup
 from planner.profiling.measure.timing import summed_up
 
@@ -64,8 +64,8 @@ def _ranks(group: int, library: str) -> Crew:
     try:
         meeting = (Path(folder) / "meeting").as_uri()
         return Crew(_rank, group, library, meeting, afterwards=lambda: shutil.rmtree(folder, ignore_errors=True))
-    except NotMeasurable as error:
-        raise NotMeasurable(f"no group of {group} over {library}: {error}") from None
+    except UnmeasurableError as error:
+        raise UnmeasurableError(f"no group of {group} over {library}: {error}") from None
 
 
 def _rank(rank: int, size: int, ask: Callable[[object], object], library: str, meeting: str) -> None:
@@ -99,7 +99,7 @@ def _rank(rank: int, size: int, ask: Callable[[object], object], library: str, m
 def _operation(
     torch: Any, dist: Any, operation: str, length: int, kind: Any, device: Any, rank: int, size: int
 ) -> Callable[[], object]:
-    """One run; `length` is bytes before an all-reduce, a reduce-scatter, an all-to-all or a send, after an all-gather."""
+    """One run; `length` is bytes before an all-reduce, reduce-scatter, all-to-all or send, after an all-gather."""
     width = 2 if kind == torch.bfloat16 else 4
     part = max(1, length // width // size)
     whole = torch.zeros(part * size, dtype=kind, device=device)

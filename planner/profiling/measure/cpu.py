@@ -100,9 +100,10 @@ def _processor() -> tuple[str, str]:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
         text = ""
-    facts = dict(
-        (part.strip() for part in line.split(":", 1)) for line in text.split("\n\n")[0].splitlines() if ":" in line
-    )
+    facts: dict[str, str] = {}
+    for line in text.split("\n\n")[0].splitlines():
+        name, _, value = line.partition(":")
+        facts[name.strip()] = value.strip()
     title = facts.get("model name") or platform.processor() or platform.machine()
     vendor = facts.get("vendor_id", "")
     return title, _VENDORS.get(vendor, vendor or "unknown")

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any, Final
 
-from planner.profiling.measure.points import NotMeasurable
+from planner.profiling.measure.points import UnmeasurableError
 
 __all__ = ["Crew"]
 
@@ -33,7 +33,7 @@ class Crew:
 
     Raises
     ------
-    NotMeasurable
+    UnmeasurableError
         If one of them does not start.
     """
 
@@ -59,7 +59,7 @@ class Crew:
 
         Raises
         ------
-        NotMeasurable
+        UnmeasurableError
             If one of them fails or takes longer than `within` seconds; all are ended then.
         """
         for end in self._ends:
@@ -75,10 +75,10 @@ class Crew:
                 failed, answer = end.recv()
             except (EOFError, ConnectionError):
                 self.close()
-                raise NotMeasurable(f"process {rank} ended or gave no answer in {within:g} s") from None
+                raise UnmeasurableError(f"process {rank} ended or gave no answer in {within:g} s") from None
             if failed:
                 self.close()
-                raise NotMeasurable(str(answer))
+                raise UnmeasurableError(str(answer))
             answers.append(answer)
         return answers
 

@@ -186,13 +186,14 @@ class _Nvml:
         """One line; a figure that this GPU does not tell is left out."""
         nvml, handle = self._module, self._handle
         parts = []
-        for text, ask in (
+        questions: tuple[tuple[str, Callable[[], float]], ...] = (
             ("SM clock {} MHz", lambda: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM)),
             ("at most {} MHz", lambda: nvml.nvmlDeviceGetMaxClockInfo(handle, nvml.NVML_CLOCK_SM)),
             ("memory clock {} MHz", lambda: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_MEM)),
             ("power limit {:.0f} W", lambda: nvml.nvmlDeviceGetEnforcedPowerLimit(handle) / 1000),
             ("{} C", lambda: nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU)),
-        ):
+        )
+        for text, ask in questions:
             try:
                 parts.append(text.format(ask()))
             except nvml.NVMLError:

@@ -141,7 +141,10 @@ def all_reduce(table: MeasuredTable, least_error: float) -> dict[int, dict[str, 
         spread = float(np.median(table["spread"][chosen]))
         entries[gpus] = {
             "latency": {"value": float(f"{latency:.4g}"), "error": float(f"{max(missed, least_error):.2g}")},
-            "bandwidth": {"value": float(f"{factor / per_byte:.4g}"), "error": float(f"{max(missed, least_error):.2g}")},
+            "bandwidth": {
+                "value": float(f"{factor / per_byte:.4g}"),
+                "error": float(f"{max(missed, least_error):.2g}"),
+            },
             "seconds": {
                 "x": size.tolist(),
                 "y": [float(f"{value:.4g}") for value in seconds],

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from planner.dtypes import DTYPE_BYTES, Dtype
 from planner.profiling.measure.backend import Work
-from planner.profiling.measure.points import NotMeasurable, Point, Results
+from planner.profiling.measure.points import Point, Results, UnmeasurableError
 from planner.profiling.measure.setup import Setup
 
 __all__ = ["TINY", "measure_gemm", "points"]
@@ -64,5 +64,5 @@ def _scaled(torch: Any, left: list[Any], right: list[Any], setup: Setup) -> Any:
     try:
         run(0)
     except (AttributeError, RuntimeError, TypeError, ValueError) as error:
-        raise NotMeasurable(f"no fp8 product here: {str(error).splitlines()[0]}") from None
+        raise UnmeasurableError(f"no fp8 product here: {str(error).splitlines()[0]}") from None
     return run

@@ -10,7 +10,14 @@ from planner.profiling.measure.cpu import core_count
 from planner.profiling.measure.points import Point, Results
 from planner.profiling.measure.setup import Setup
 
-__all__ = ["copy_points", "elementwise_points", "launch_points", "measure_copy", "measure_elementwise", "measure_launch"]
+__all__ = [
+    "copy_points",
+    "elementwise_points",
+    "launch_points",
+    "measure_copy",
+    "measure_elementwise",
+    "measure_launch",
+]
 
 _MIB: Final = 2**20
 _OPERATIONS: Final = ("rms_norm", "silu_mul", "add")

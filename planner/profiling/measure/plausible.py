@@ -46,7 +46,7 @@ def doubts(facts: DeviceFacts, tables: Mapping[str, MeasuredTable], state: str) 
                 peak = _CORE_FLOPS.get(dtype, np.inf) * facts.cores if facts.compute_capability is None else np.inf
                 whose = f"what {facts.cores} cores of any processor can do"
             else:
-                peak = known.flops[dtype].value if dtype in known.flops else np.inf  # type: ignore[index]
+                peak = known.flops[dtype].value if dtype in known.flops else np.inf
                 whose = "the peak of its data sheet"
             out += _compared(f"{dtype} products", rate, "FLOP/s", peak, whose, poor=known is not None)
     if "copy" in tables:
@@ -85,5 +85,7 @@ def _compared(what: str, had: float, unit: str, most: float, whose: str, *, poor
     if had > _ABOVE * most:
         return [f"{what}: {had:.3g} {unit} is above {whose} ({most:.3g}): operands in a cache, or not waited for"]
     if poor and had < _POOR * most:
-        return [f"{what}: {had:.3g} {unit} is {had / most:.0%} of {whose}: low clocks, a shared GPU, or too small sizes"]
+        return [
+            f"{what}: {had:.3g} {unit} is {had / most:.0%} of {whose}: low clocks, a shared GPU, or too small sizes"
+        ]
     return []

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 from planner.errors import PlannerError
 
-__all__ = ["NotMeasurable", "Point", "Results"]
+__all__ = ["Point", "Results", "UnmeasurableError"]
 
 Results = Mapping[str, float]
 """Result columns of the point's table by name."""
 
 
-class NotMeasurable(PlannerError):
-    """This device cannot run this point: no memory for it, no kernel, no such collective."""
+class UnmeasurableError(PlannerError):
+    """The device cannot run this point: no memory for it, no kernel, no such collective."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,7 +61,7 @@ def profile_data(
     data: dict[str, Any] = {"name": facts.name, "title": facts.title}
     if known is not None:
         data |= _known(known, note)
-        flops = {dtype: quantity.value for dtype, quantity in known.flops.items()}
+        flops: dict[str, float] = {dtype: quantity.value for dtype, quantity in known.flops.items()}
         bandwidth = known.memory_bandwidth.value
     else:
         best = curves.best_flops(tables["gemm"])

@@ -14,7 +14,7 @@ from planner.profiling.measure.backend import Backend, open_backend
 from planner.profiling.measure.families import FAMILIES, chosen
 from planner.profiling.measure.journal import Entry, Journal
 from planner.profiling.measure.plausible import doubts
-from planner.profiling.measure.points import NotMeasurable, Point
+from planner.profiling.measure.points import Point, UnmeasurableError
 from planner.profiling.measure.profile import profile_data, what_is_lacking, write_profile
 from planner.profiling.measure.results import tables_of, write_tables
 from planner.profiling.measure.setup import Setup
@@ -206,7 +206,7 @@ def _measured(point: Point, setup: Setup) -> Entry:
     """Measure one point; what the device cannot run is an answer, what broke it is not."""
     try:
         return Entry(point, FAMILIES[point.family].measure(point, setup))
-    except NotMeasurable as error:
+    except UnmeasurableError as error:
         return Entry(point, None, str(error))
     except RuntimeError as error:  # torch's own errors, of which "out of memory" and "not implemented" are two
         text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from planner.profiling.measure.backend import Backend, torch_dtype
 from planner.profiling.measure.crew import Crew
-from planner.profiling.measure.points import NotMeasurable
+from planner.profiling.measure.points import UnmeasurableError
 from planner.profiling.measure.shapes import Shapes
 from planner.profiling.measure.timing import TimeBudget
 
@@ -64,12 +64,12 @@ class Setup:
 
         Raises
         ------
-        NotMeasurable
+        UnmeasurableError
             If there is no memory for one set.
         """
         free = self.backend.free_bytes()
         if size > free:
-            raise NotMeasurable(f"needs {size / 2**30:.1f} GiB of {free / 2**30:.1f} GiB that are free")
+            raise UnmeasurableError(f"needs {size / 2**30:.1f} GiB of {free / 2**30:.1f} GiB that are free")
         wanted = max(1, round(self.backend.evict_bytes / max(size, 1.0) + 0.5))
         return int(max(1, min(wanted, _MOST_SETS, free // max(size, 1.0))))
 

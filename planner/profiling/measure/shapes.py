@@ -89,11 +89,11 @@ def shapes_of(model: str | None, *, quick: bool) -> Shapes:
     (True, True)
     """
     if model is None and quick:
-        layers = tuple(_layer(load_model(name), tp) for name, tp in _QUICK_LAYERS)
+        few = (_layer(load_model(name), tp) for name, tp in _QUICK_LAYERS)
         return Shapes(
             gemms=((1024, 1024), (1024, 4096), (4096, 1024)),
             heads=((8, 2, 128),),
-            layers=tuple(layer for layer in layers if layer is not None),
+            layers=tuple(layer for layer in few if layer is not None),
         )
     names: Sequence[str] = _COMMON if model is None else (model,)
     tps = (8, 4) if quick else _TP
@@ -108,7 +108,10 @@ def shapes_of(model: str | None, *, quick: bool) -> Shapes:
                     continue
                 attention = kind.attention
                 gemms |= {
-                    (gemm.n // tp if gemm.split == "column" else gemm.n, gemm.k // tp if gemm.split == "row" else gemm.k)
+                    (
+                        gemm.n // tp if gemm.split == "column" else gemm.n,
+                        gemm.k // tp if gemm.split == "row" else gemm.k,
+                    )
                     for gemm in kind.gemms
                     if gemm.experts == 1
                 }

@@ -90,7 +90,8 @@ def sampled(
         before = now
         if stable:
             break
-    inner = max(inner, min(1000, round(budget.reading / max(before, 1e-9))))  # the first run was cold
+    # The first run was cold, and perhaps the second: how many runs fill a reading is asked once more.
+    inner = max(1, min(1000, round(budget.reading / max(reading(inner), 1e-9))))
     readings: list[float] = []
     start = clock()
     while len(readings) < budget.least or (len(readings) < budget.most and clock() - start < budget.seconds):
