@@ -8,10 +8,14 @@ from typing import Annotated
 import typer
 
 from planner.cli import options as opt
+from planner.cli.profile_measure import measure
 
 __all__ = ["app", "import_", "kinds"]
 
-app = typer.Typer(help="Measured profiles of GPUs: import what others measured.", no_args_is_help=True)
+app = typer.Typer(
+    help="Measured profiles of GPUs: import what others measured, measure what is here.", no_args_is_help=True
+)
+app.command("measure")(measure)
 
 
 def _kinds(incomplete: str) -> list[str]:

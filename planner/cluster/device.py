@@ -40,7 +40,7 @@ class DeviceProfile(BaseModel):
     kind, source, date
         Provenance of the numbers below, unless they bring their own.
     vendor, compute_capability, released
-        Facts about it.
+        Facts about it; a device that somebody measured may not have the last two.
     memory
         Bytes that the driver shows, which with ECC is less than the nominal size.
     memory_bandwidth
@@ -71,7 +71,7 @@ class DeviceProfile(BaseModel):
     note: str = ""
     vendor: str
     compute_capability: str | None = None
-    released: DateText
+    released: DateText | None = None
     memory: Annotated[Quantity, quantity_in("bytes")]
     memory_bandwidth: Annotated[Quantity, quantity_in("bandwidth")]
     flops: dict[Dtype, Annotated[Quantity, quantity_in("flops")]] = Field(min_length=1)

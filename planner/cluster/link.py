@@ -85,7 +85,7 @@ class LinkProfile(BaseModel):
 
     name: str
     title: str
-    technology: Literal["nvlink", "xgmi", "pcie", "ethernet", "infiniband"]
+    technology: Literal["nvlink", "xgmi", "pcie", "ethernet", "infiniband", "memory"]
     kind: Kind
     source: str = Field(min_length=1)
     date: DateText

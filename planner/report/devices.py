@@ -46,7 +46,7 @@ def device_report(device: DeviceProfile) -> RenderableType:
         "name": device.name,
         "also": ", ".join(device.aliases) or "none",
         "vendor": device.vendor,
-        "released": device.released,
+        "released": device.released or "not known",
         "capability": device.compute_capability or "none",
         "link": device.link + (f", host {device.pcie}" if device.pcie else ""),
     }

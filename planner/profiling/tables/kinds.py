@@ -185,7 +185,28 @@ KINDS: Final[dict[str, TableKind]] = {
         TableKind(
             "copy",
             "memory copies",
-            (_text("direction", "device, host_to_device, device_to_host, host"), _whole("bytes", "bytes", high=1e13)),
+            (
+                _text("direction", "device, host_to_device, device_to_host, host"),
+                _whole("bytes", "bytes", high=1e13),
+                _maybe("threads", "threads of the host that copy; 0 where the device does", 0),
+            ),
+            (_SECONDS, _SPREAD),
+        ),
+        TableKind(
+            "elementwise",
+            "operators that only move memory",
+            (
+                _text("operation", "rms_norm, silu_mul, add"),
+                _text("dtype", "format"),
+                _whole("tokens", "tokens"),
+                _whole("width", "values of a token"),
+            ),
+            (_SECONDS, _SPREAD),
+        ),
+        TableKind(
+            "launch",
+            "start of a kernel",
+            (_text("mode", "eager: from the host; graph: inside a CUDA graph"),),
             (_SECONDS, _SPREAD),
         ),
         TableKind(
