@@ -37,7 +37,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -58,6 +58,9 @@ if TYPE_CHECKING:
     from planner.plan import Schedule, TrainingJob
 
 __all__ = ["TrainingPrediction", "boundary_bytes", "pipeline_time", "predict_training", "tied_exchange"]
+
+# GPUs, one node, that keep step.
+_STEADY_GPUS: Final = 8.0
 
 
 def pipeline_time(stage_BS: Array, microbatches_B: IntArray | int, chunks: int = 1) -> Array:
@@ -199,6 +202,9 @@ def predict_training(
     pipeline = float(pipeline_time((work_S + hop_S)[None], schedule.microbatches, options.virtual_stages)[0])
     tied = tied_exchange(cluster, model, groups_S)
     total = pipeline + float(update_S.max()) + tied + engine.overhead.iteration.value
+    if options.stragglers:
+        gpus = sum(len(stage.devices) for stage in stages)
+        total *= 1.0 + engine.training.straggling.value * max(float(np.log2(gpus / _STEADY_GPUS)), 0.0)
     return TrainingPrediction(
         iteration_time=total,
         work_S=work_S,

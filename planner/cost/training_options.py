@@ -40,6 +40,9 @@ class RunOptions:
         Whether the layers' own weights are not trained (LoRA): they have no gradient.
     flash_attention
         Whether attention is fused; None: where the GPU has it.
+    stragglers
+        Whether waiting for the slowest of all GPUs counts, more of it the more there are. Searches leave it out: it is
+        nearly the same for all plans on a cluster.
     """
 
     matrix_format: MatrixFormat = "16bit"
@@ -49,6 +52,7 @@ class RunOptions:
     overlap: bool = False
     frozen_weights: bool = False
     flash_attention: bool | None = None
+    stragglers: bool = False
 
     @property
     def stored(self) -> Dtype | None:

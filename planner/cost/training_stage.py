@@ -71,8 +71,9 @@ _BACKWARD: Final = {
 # The same for attention that keeps its scores: four products against two.
 _UNFUSED_BACKWARD: Final = 2.0
 
-# Bytes moved per logit by the loss: written in 16 bit, read and written as fp32 for softmax and its gradient.
-_LOSS_FORWARD, _LOSS_BACKWARD = 12.0, 6.0
+# Bytes moved per logit by the loss as Megatron-Core computes it in fp32: cast (2 + 4), maximum (4), difference (4 + 4),
+# exponential (4 + 4), sum (4), quotient (4 + 4); backward the gradient scaled (4 + 4) and cast (4 + 2).
+_LOSS_FORWARD, _LOSS_BACKWARD = 38.0, 14.0
 
 # Parts that a run's constants scale.
 _SCALED: Final = ("gemm", "prefill_attention", "elementwise", "all_reduce")
@@ -244,7 +245,8 @@ def stage_work(
     backward_PKB = forward_PKB * passes_P[:, None, None]
     if options.stored is not None:
         there_K, back_K = _cast_bytes_K(model, tp)
-        cost_B = times.quantise.value * operators.elementwise(tokens)
+        pace = times.quantise if options.matrix_format == "fp8" else times.quantise_blocks
+        cost_B = pace.value * operators.elementwise(tokens)
         forward_PKB[element] += there_K[:, None] * cost_B
         backward_PKB[element] += (back_K + again * there_K)[:, None] * cost_B
     if context > 1 and context_link is not None:

@@ -105,12 +105,15 @@ class TrainingTimes(BaseModel):
         Matrix products in 16 bit, in fp8 (MXFP8 too) and in nvfp4, against the rate of large products on the GPU.
     attention, elementwise
         Attention, and what else runs between matrix products.
-    quantise
-        Casting to fp8 or nvfp4, against the bytes that a cast in each direction moves.
+    quantise, quantise_blocks
+        Casting, against the bytes that a cast in each direction moves: to fp8 with a factor per matrix, and to MXFP8
+        or nvfp4 with one per block.
     tensor_parallel, gradient_sync, hops
         Share of collectives that stays in view where the run overlaps them with kernels.
     sharding
         The same of weights gathered by fully sharded data parallelism.
+    straggling
+        Waiting for the slowest GPU, relative to the iteration, per doubling of the GPUs beyond eight.
     """
 
     model_config = _STRICT
@@ -121,10 +124,12 @@ class TrainingTimes(BaseModel):
     attention: Figure = _NEUTRAL
     elementwise: Figure = _NEUTRAL
     quantise: Figure = _NEUTRAL
+    quantise_blocks: Figure = _NEUTRAL
     tensor_parallel: Figure = _NEUTRAL
     gradient_sync: Figure = _NEUTRAL
     hops: Figure = _NEUTRAL
     sharding: Figure = _NEUTRAL
+    straggling: Figure = _NEUTRAL.model_copy(update={"value": 0.0})
 
     def with_values(self, values: Mapping[str, float]) -> TrainingTimes:
         """The same with other values of some constants."""

@@ -63,7 +63,7 @@ _FORMATS: Final[dict[str, MatrixFormat]] = {
     "fp8-mx": "mxfp8",
     "nvfp4": "nvfp4",
 }
-_OVERLAPPED: Final = RunOptions(overlap=True)
+_OVERLAPPED: Final = RunOptions(overlap=True, stragglers=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +90,11 @@ class Measured:
 
     def run(self, engine: EngineProfile | None) -> Run:
         """Price it."""
-        return price(self.settings[0], engine) if len(self.settings) == 1 else fastest_that_fits(self.settings, engine)
+        return price(self.settings[0], engine) if len(self.settings) == 1 else self.fastest(engine)[1]
+
+    def fastest(self, engine: EngineProfile | None) -> tuple[Setting, Run]:
+        """The way to run it that would be taken if it is not told, priced."""
+        return fastest_that_fits(self.settings, engine)
 
     def compared(self, run: Run) -> Iterator[Comparison]:
         """Set the measurement beside a prediction."""
@@ -133,7 +137,7 @@ def _sc21(row: Row) -> Measured:
         sequence_length=length,
         microbatch=1,
         recompute="full",
-        options=RunOptions(flash_attention=False),
+        options=RunOptions(flash_attention=False, stragglers=True),
     )
     work = reported_flops(model, batch, length, recompute=True) / row.whole("gpus") / _TERA
     return Measured(
@@ -196,6 +200,7 @@ def _bridge(row: Row) -> Measured:
         raise SkipRowError(f"{gpus} GPUs do not divide by TP {tp}, PP {pp} and CP {cp}")
     options = RunOptions(
         overlap=True,
+        stragglers=True,
         matrix_format=_FORMATS[spelt],
         virtual_stages=vp,
         context_parallel=cp,
@@ -220,7 +225,7 @@ def _bridge(row: Row) -> Measured:
     tokens = batch * length / gpus
     return Measured(
         row=row.number,
-        settings=(setting,),
+        settings=(setting,) if pp == 1 or row.text("vp") else untold(setting, (setting.microbatch,)),
         seconds=tokens / _first(row, "tokens_per_s_per_gpu", 0.0),
         per_second=("throughput", tokens),
         group=("bridge", device.name),
@@ -254,7 +259,7 @@ def _mlsys23(row: Row, *, batch: int) -> Setting:
         microbatch=row.whole("mbs"),
         recompute=recompute,
         sequence_parallel=parallel,
-        options=RunOptions(flash_attention=False, virtual_stages=row.whole("interleave", default=1)),
+        options=RunOptions(flash_attention=False, stragglers=True, virtual_stages=row.whole("interleave", default=1)),
     )
 
 

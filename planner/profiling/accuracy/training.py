@@ -32,6 +32,7 @@ __all__ = [
 ]
 
 _MICROBATCHES: Final = (1, 2, 4, 8)
+_CHUNKS: Final = (1, 2, 3)  # MLSys 2023 interleaves 3 deep where 12 layers of a stage would allow 12
 
 Recompute = Literal["none", "selective", "full"]
 
@@ -225,11 +226,11 @@ def price(setting: Setting, engine: EngineProfile | None = None) -> Run:
 def untold(setting: Setting, microbatches: Sequence[int] = _MICROBATCHES) -> tuple[Setting, ...]:
     """Ways in which a run may have been made whose microbatch and schedule are not told.
 
-    Those are the usual microbatches, and every number of model chunks that the layers divide by.
+    Those are the usual microbatches, and as few model chunks as published tables of the time use that name them.
     """
     stages, layers = len(setting.layers), setting.layers[0]
     sizes = [size for size in microbatches if setting.global_batch % (setting.dp * size) == 0]
-    chunks = [v for v in range(1, layers + 1) if layers % v == 0] if stages > 1 else [1]
+    chunks = [v for v in _CHUNKS if layers % v == 0] if stages > 1 else [1]
     return tuple(
         replace(setting, microbatch=size, options=replace(setting.options, virtual_stages=v))
         for size in sizes
@@ -238,7 +239,7 @@ def untold(setting: Setting, microbatches: Sequence[int] = _MICROBATCHES) -> tup
     )
 
 
-def fastest_that_fits(settings: Sequence[Setting], engine: EngineProfile | None = None) -> Run:
+def fastest_that_fits(settings: Sequence[Setting], engine: EngineProfile | None = None) -> tuple[Setting, Run]:
     """Price a run whose microbatch or schedule is not told: of the usual ones that fit the memory, the fastest.
 
     Raises
@@ -246,10 +247,10 @@ def fastest_that_fits(settings: Sequence[Setting], engine: EngineProfile | None 
     SkipRowError
         If none fits.
     """
-    runs = [run for setting in settings if (run := price(setting, engine)).fits]
+    runs = [(setting, run) for setting in settings if (run := price(setting, engine)).fits]
     if not runs:
         raise SkipRowError("no usual microbatch fits the memory")
-    return min(runs, key=lambda run: run.seconds)
+    return min(runs, key=lambda pair: pair[1].seconds)
 
 
 def reported_flops(model: ModelSpec, batch: int, length: int, *, recompute: bool) -> float:
