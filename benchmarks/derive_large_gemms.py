@@ -1,4 +1,4 @@
-"""Rate of large matrix products by GPU and format, from the kernel tables of aiconfigurator-core (needs its wheel, pandas).
+"""Rate of large matrix products by GPU and format, from the kernel tables of aiconfigurator-core (needs pandas).
 
 ``python benchmarks/derive_large_gemms.py SYSTEMS`` reads ``SYSTEMS/data/*/gemm/*/*/*.parquet`` and writes
 ``profiles/measured/kernels/large_gemms.csv``. Training multiplies matrices of thousands in every direction, with the

@@ -1,6 +1,7 @@
-"""Fit the constants of training runs anew, leaving out one group at a time, and print how wrong that leaves predictions.
+"""Fit the constants of training runs anew, leaving out one group at a time, and print how wrong that leaves them.
 
 ``--write`` stores constants and errors in profiles/fits; without it they are compared with what is stored.
+``--measured`` leaves out what takes minutes: the runs that are priced without measured layers.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ import numpy as np
 
 from planner.engine.fitted import FitFile, load_fit
 from planner.profiling.accuracy.megatron import FIT
-from planner.profiling.fit import training
+from planner.profiling.accuracy.sailor import FIT as MEASURED
+from planner.profiling.fit import training, training_measured
 from planner.profiling.fit.store import fit_file, left_out_errors, write_fit
 from planner.resources import resource_dir
 
@@ -37,6 +39,27 @@ def fit_runs() -> FitFile:
     )
 
 
+def fit_measured() -> FitFile:
+    data = training_measured.MeasuredData.of()
+    folds = training_measured.cross_validate(data)
+    seconds_N, memory_N = training_measured.left_out(data, folds)
+    parts = {"all": np.ones(len(data.rows), dtype=bool), "alike": data.alike_N, "mixed": ~data.alike_N}
+    figures = {"iteration_time": (seconds_N, data.seconds_N), "peak_memory": (memory_N, data.memory_N)}
+    return fit_file(
+        name=MEASURED,
+        title="training runs from measured layers: Megatron-DeepSpeed in fp32",
+        source="fitted to the measured runs of Sailor's artifact (MIT; profiles/truth)",
+        date=DATE,
+        rows=len(data.rows),
+        folds=folds,
+        left_out=[
+            left_out_errors(part, figure, *both, data.group_N, among_N)
+            for part, among_N in parts.items()
+            for figure, both in figures.items()
+        ],
+    )
+
+
 def show(fit: FitFile) -> None:
     print(f"{fit.title}: {fit.rows} rows, {len(fit.folds)} groups left out")
     for one in fit.left_out:
@@ -50,7 +73,8 @@ def show(fit: FitFile) -> None:
 
 
 def main() -> None:
-    for make in (fit_runs,):
+    makers = [fit_measured, fit_runs]
+    for make in makers[:1] if "--measured" in sys.argv else makers:
         started = time.monotonic()
         fit = make()
         show(fit)
