@@ -209,7 +209,12 @@ def group_collective(cluster: Cluster, gpus: Sequence[str], *, sharing: int = 1)
 
 def _has_native_link(node_class: NodeClass) -> bool:
     """Whether a node's GPUs are joined by the link that their all-reduce was measured on."""
-    return node_class.intra_link == load_link(node_class.device.link).link()
+    return node_class.intra_link == _native_link(node_class.device.link)
+
+
+@lru_cache(maxsize=64)
+def _native_link(name: str) -> Link:
+    return load_link(name).link()
 
 
 def point_to_point(message: Array, link: Link) -> Array:

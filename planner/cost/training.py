@@ -15,6 +15,10 @@
 * ``e``: where embeddings are tied and sit on two stages, the exchange of their gradients;
 * ``o``: the engine's overhead per iteration.
 
+Interleaved over v model chunks a stage hops v times per microbatch, and the pipeline fills with one chunk of each:
+``T = m max_s z_s + (sum_s z_s - max_s z_s) / v + ...``. What a run overlaps (`planner.cost.training_options`) counts as
+far as it stays in view.
+
 The bubble of 1F1B is in the first two terms: with equal stages they are ``(m + S - 1) z``.
 
 `predict_training` prices one explicit plan and makes its figures; the search, `estimate` and the verifier all use it.
@@ -33,20 +37,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from planner.cost.training_figures import training_figures
 from planner.cost.training_links import Groups, gradient_rings, hop_terms
 from planner.cost.training_memory import GRADIENT_BYTES
+from planner.cost.training_options import PLAIN, RunOptions
 from planner.cost.training_replica import StageLike, dp_groups, price_stage
 from planner.cost.training_stage import StageWork, mixed_precision
 from planner.dtypes import DTYPE_BYTES
 from planner.plan.figure import Figure
 
 if TYPE_CHECKING:
-    from planner.cluster import Cluster
+    from planner.cluster import Cluster, Link
     from planner.cost._types import Array, IntArray
     from planner.engine import EngineProfile
     from planner.model import ModelSpec
@@ -54,9 +59,12 @@ if TYPE_CHECKING:
 
 __all__ = ["TrainingPrediction", "boundary_bytes", "pipeline_time", "predict_training", "tied_exchange"]
 
+# GPUs, one node, that keep step.
+_STEADY_GPUS: Final = 8.0
 
-def pipeline_time(stage_BS: Array, microbatches_B: IntArray | int) -> Array:
-    """Seconds from the first microbatch's start to the last one's end, ``(m - 1) max + sum``.
+
+def pipeline_time(stage_BS: Array, microbatches_B: IntArray | int, chunks: int = 1) -> Array:
+    """Seconds from the first microbatch's start to the last one's end, ``m max + (sum - max) / v``.
 
     Parameters
     ----------
@@ -64,18 +72,32 @@ def pipeline_time(stage_BS: Array, microbatches_B: IntArray | int) -> Array:
         Seconds of each stage for one microbatch, hops included; 0 for stages that a candidate does not have.
     microbatches_B
         Microbatches per iteration.
+    chunks
+        Of the model on each GPU (interleaved 1F1B): the pipeline fills with one chunk of each stage.
 
     Examples
     --------
     >>> float(pipeline_time(np.full((1, 4), 2.0), 8)[0]) == (8 + 4 - 1) * 2.0
     True
     """
-    return np.asarray((np.asarray(microbatches_B) - 1) * stage_BS.max(axis=-1) + stage_BS.sum(axis=-1))
+    slowest_B, sum_B = stage_BS.max(axis=-1), stage_BS.sum(axis=-1)
+    if chunks == 1:
+        return np.asarray((np.asarray(microbatches_B) - 1) * slowest_B + sum_B)
+    return np.asarray(np.asarray(microbatches_B) * slowest_B + (sum_B - slowest_B) / chunks)
 
 
 def boundary_bytes(model: ModelSpec, job: TrainingJob) -> float:
     """Bytes of activations of one sequence between two stages."""
     return job.sequence_length * model.hidden * DTYPE_BYTES[model.dtype]
+
+
+def _context_link(cluster: Cluster, groups: Groups, options: RunOptions) -> Link | None:
+    """Slowest link between neighbours of the first context-parallel group."""
+    if options.context_parallel == 1:
+        return None
+    ring = groups[: options.context_parallel]
+    links = [cluster.link(one[0], ring[(i + 1) % len(ring)][0]) for i, one in enumerate(ring)]
+    return min(links, key=lambda link: link.bandwidth)
 
 
 def tied_exchange(cluster: Cluster, model: ModelSpec, stages: Sequence[Groups]) -> float:
@@ -124,6 +146,7 @@ def predict_training(
     job: TrainingJob,
     stages: Sequence[StageLike],
     schedule: Schedule,
+    options: RunOptions = PLAIN,
 ) -> TrainingPrediction:
     """Price one explicit plan.
 
@@ -135,6 +158,9 @@ def predict_training(
         In order; their layers must cover the model and their GPUs be in the cluster.
     schedule
         Microbatches, recomputation, sequence parallelism.
+    options
+        Formats, interleaving and overlaps. With context parallelism a stage has that many groups for each
+        data-parallel rank, one after the other, and each takes its part of the rank's sequences.
 
     Returns
     -------
@@ -157,6 +183,8 @@ def predict_training(
             stages=len(stages),
             ring=rings[s],
             known=known,
+            options=options,
+            context_link=_context_link(cluster, groups_S[s], options),
         )
         for s, stage in enumerate(stages)
     ]
@@ -164,12 +192,19 @@ def predict_training(
     for s in range(len(stages) - 1):
         shares = stages[s].microbatch_shares
         terms = hop_terms(cluster, groups_S[s], groups_S[s + 1], shares, sequence_parallel=schedule.sequence_parallel)
-        hop_S[s] = 2.0 * float(terms.seconds(np.array(boundary_bytes(model, job))))
+        size = boundary_bytes(model, job) / options.context_parallel
+        hop_S[s] = 2.0 * options.virtual_stages * float(terms.seconds(np.array(size)))
+    if options.virtual_stages > 1:
+        hop_S[-1] = hop_S[:-1].max(initial=0.0)  # from the last stage back to the first one's next chunk
+        hop_S *= engine.training.hops.value if options.overlap else 1.0
     work_S = np.array([stage.seconds for stage in priced])
     update_S = np.array([stage.update for stage in priced])
-    pipeline = float(pipeline_time((work_S + hop_S)[None], schedule.microbatches)[0])
+    pipeline = float(pipeline_time((work_S + hop_S)[None], schedule.microbatches, options.virtual_stages)[0])
     tied = tied_exchange(cluster, model, groups_S)
     total = pipeline + float(update_S.max()) + tied + engine.overhead.iteration.value
+    if options.stragglers:
+        gpus = sum(len(stage.devices) for stage in stages)
+        total *= 1.0 + engine.training.straggling.value * max(float(np.log2(gpus / _STEADY_GPUS)), 0.0)
     return TrainingPrediction(
         iteration_time=total,
         work_S=work_S,

@@ -60,7 +60,7 @@ def has_flash_attention(device: DeviceProfile) -> bool:
     return (int(major), int(minor or 0)) >= _FLASH_CAPABILITY
 
 
-def score_bytes_K(model: ModelSpec, tp: int, sequence_length: int) -> Array:
+def score_bytes_K(model: ModelSpec, tp: int, sequence_length: float) -> Array:
     """Bytes per token that a layer of each kind keeps of its attention scores, on each GPU of a group.
 
     Examples

@@ -50,6 +50,7 @@ __all__ = [
     "end_parameters",
     "layer_parameters_K",
     "memory_limit",
+    "microbatches_in_flight",
     "optimizer_bytes",
     "state_bytes",
 ]
@@ -130,7 +131,7 @@ def activations(
     tp: int,
     *,
     sequences_B: Array,
-    sequence_length: int,
+    sequence_length: float,
     recompute: Recompute,
     sequence_parallel: bool,
     flash_attention: bool = True,
@@ -167,6 +168,28 @@ def activations(
         working_B=working_K.max() * tokens_B,
         logits_B=_LOGIT_BYTES * (model.vocab / tp) * tokens_B,
     )
+
+
+def microbatches_in_flight(microbatches: int, *, position: int, stages: int, chunks: int = 1) -> float:
+    """Microbatches' worth of a stage's activations that 1F1B holds at once.
+
+    Interleaved over v chunks of its layers a stage warms up longer: ``1 + (S - 1) / (S v)`` times what plain 1F1B
+    holds on the first stage.
+
+    References
+    ----------
+    V. Korthikanti et al., MLSys 2023, section 4.2.3; the warm-up of Megatron-Core's interleaved schedule
+    (``2 (S - s - 1) + (v - 1) S`` chunks before the first backward pass).
+
+    Examples
+    --------
+    >>> microbatches_in_flight(64, position=0, stages=8), microbatches_in_flight(64, position=0, stages=8, chunks=3)
+    (8.0, 10.333333333333334)
+    """
+    if chunks == 1 or stages == 1:
+        return float(min(microbatches, stages - position))
+    warm_up = 2 * (stages - position - 1) + (chunks - 1) * stages
+    return min(microbatches * chunks, warm_up + 1) / chunks
 
 
 def memory_limit(device: DeviceProfile, engine: EngineProfile) -> float:

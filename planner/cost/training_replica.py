@@ -22,13 +22,15 @@ from planner.cost.training_memory import (
     end_parameters,
     layer_parameters_K,
     memory_limit,
+    microbatches_in_flight,
     optimizer_bytes,
     state_bytes,
 )
+from planner.cost.training_options import PLAIN, RunOptions
 from planner.cost.training_stage import StageWork, stage_work
 
 if TYPE_CHECKING:
-    from planner.cluster import Cluster, DeviceProfile
+    from planner.cluster import Cluster, DeviceProfile, Link
     from planner.cost._types import Array
     from planner.engine import EngineProfile
     from planner.model import ModelSpec
@@ -127,6 +129,14 @@ def update_terms(device: DeviceProfile, ring: Collective, job: TrainingJob) -> U
     return UpdateTerms(fixed, slope, moved * per_byte)
 
 
+def sharding_seconds(ring: Collective, parameters: float, engine: EngineProfile) -> float:
+    """What stays in view, per microbatch, of gathering weights twice and scattering gradients, all in 16 bit."""
+    if ring.size == 1:
+        return 0.0
+    moved = 3.0 * WEIGHT_BYTES * parameters * (ring.size - 1) / ring.size
+    return engine.training.sharding.value * moved / ring.bandwidth
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class PricedStage:
     """A stage with its price.
@@ -191,6 +201,8 @@ def price_stage(
     stages: int,
     ring: Collective,
     known: dict[tuple[object, ...], StageWork],
+    options: RunOptions = PLAIN,
+    context_link: Link | None = None,
 ) -> PricedStage:
     """Price one stage on its GPUs.
 
@@ -206,6 +218,8 @@ def price_stage(
         Its data-parallel collective, see `planner.cost.training_links.gradient_rings`.
     known
         Work on equal groups, kept from one call to the next.
+    options, context_link
+        Formats and overlaps of the run, and the link between neighbours of a context-parallel group.
     """
     first, last = position == 0, position == stages - 1
     kinds_K = np.bincount(np.asarray(model.kind_of_layer)[slice(*stage.layers)], minlength=len(model.kinds))
@@ -213,18 +227,21 @@ def price_stage(
     parameters += end_parameters(model, stage.tp, first=first, last=last)
     sizes = sorted(set(stage.microbatch_shares))
     sequences_B = np.array(sizes, dtype=float)
-    in_flight = min(schedule.microbatches, stages - position)
+    in_flight = microbatches_in_flight(
+        schedule.microbatches, position=position, stages=stages, chunks=options.virtual_stages
+    )
     priced: dict[tuple[object, ...], PricedStage] = {}
     for key, group, share in _distinct(cluster, dp_groups(stage), stage.microbatch_shares):
         device = cluster.device_of(group[0])
+        flash = has_flash_attention(device) if options.flash_attention is None else options.flash_attention
         held = activations(
             model,
             stage.tp,
             sequences_B=sequences_B,
-            sequence_length=job.sequence_length,
+            sequence_length=job.sequence_length / options.context_parallel,
             recompute=schedule.recompute,
             sequence_parallel=schedule.sequence_parallel,
-            flash_attention=has_flash_attention(device),
+            flash_attention=flash,
         )
         held_B = in_flight * (kinds_K @ held.saved_KB) + held.working_B + (held.logits_B if last else 0.0)
         if (*key, *sizes) not in known:
@@ -237,22 +254,27 @@ def price_stage(
                 sequence_length=job.sequence_length,
                 recompute=schedule.recompute,
                 sequence_parallel=schedule.sequence_parallel,
+                options=options,
+                context_link=context_link,
             )
         work, column = known[(*key, *sizes)], sizes.index(share)
         ends = (work.first_B[column] if first else 0.0) + (work.last_B[column] if last else 0.0)
         terms = update_terms(device, ring, job)
+        gathered = sharding_seconds(ring, parameters, engine) if options.sharded else 0.0
+        shown = engine.training.gradient_sync.value if options.overlap else 1.0
+        shown *= 0.0 if options.sharded or options.frozen_weights else 1.0
         doubt = _ACTIVATION_ERROR * float(held_B[column])
         doubt += engine.reserved_memory.value * (engine.reserved_memory.error or 0.0)
         priced[(*key, share)] = PricedStage(
-            seconds=float(kinds_K @ work.layer_KB[:, column] + ends),
+            seconds=float(kinds_K @ work.layer_KB[:, column] + ends) + gathered,
             parts_P=(work.forward_PKB + work.backward_PKB)[:, :, column] @ kinds_K,
             error_P=work.error_P,
             provenance_P=work.provenance_P,
             memory=state_bytes(job, stage.dp) * parameters + float(held_B[column]) + engine.reserved_memory.value,
             doubt=doubt,
             limit=memory_limit(device, engine),
-            sync=terms.sync_fixed + terms.sync_slope * parameters,
-            optimizer=terms.optimizer_slope * parameters,
+            sync=shown * (terms.sync_fixed + terms.sync_slope * parameters),
+            optimizer=0.0 if options.frozen_weights else terms.optimizer_slope * parameters,
             sync_error=ring.error if ring.size > 1 else 0.0,
             optimizer_error=device.efficiency.elementwise.error or 0.0,
         )

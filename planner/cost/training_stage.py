@@ -12,6 +12,13 @@ backward pass repeats each part a fixed number of times:
   parallelism each all-reduce becomes an all-gather and a reduce-scatter, which move the same bytes. The embedding's
   all-reduce comes in the forward pass, that of the head in the backward pass.
 
+In fp8 or nvfp4 every matrix product of a layer casts what it multiplies, in both directions of the matrix: activations
+in the forward pass, gradients in the backward pass. How kernels fare inside a run, and how much of the collectives
+stays in view, are constants of the engine (`planner.engine.TrainingTimes`).
+
+Context parallelism divides the tokens of a sequence; each GPU attends to the same share of the causal square (chunks
+from both ends), and keys and values go around the group, their gradients back.
+
 Recomputation ``full`` adds one forward pass of the layers, ``selective`` one of attention; flash attention keeps no
 scores, so that there it costs time and saves nothing.
 
@@ -33,15 +40,18 @@ import numpy as np
 
 from planner.cost.device import DeviceOperators
 from planner.cost.layer import PARTS, LayerPricer, Load
-from planner.cost.network import Collective
+from planner.cost.network import Collective, point_to_point
 from planner.cost.training_attention import SCORE_TRAFFIC, has_flash_attention
+from planner.cost.training_gemm import large_gemm_level
+from planner.cost.training_options import PLAIN, RunOptions
 from planner.dtypes import DTYPE_BYTES, Dtype
 from planner.plan.figure import weakest
 
 if TYPE_CHECKING:
-    from planner.cluster import DeviceProfile
+    from planner.cluster import DeviceProfile, Link
     from planner.cost._types import Array
     from planner.engine import EngineProfile
+    from planner.engine.spec import TrainingTimes
     from planner.model import ModelSpec
     from planner.plan import Provenance
 
@@ -61,8 +71,15 @@ _BACKWARD: Final = {
 # The same for attention that keeps its scores: four products against two.
 _UNFUSED_BACKWARD: Final = 2.0
 
-# Bytes moved per logit by the loss: written in 16 bit, read and written as fp32 for softmax and its gradient.
-_LOSS_FORWARD, _LOSS_BACKWARD = 12.0, 6.0
+# Bytes moved per logit by the loss as Megatron-Core computes it in fp32: cast (2 + 4), maximum (4), difference (4 + 4),
+# exponential (4 + 4), sum (4), quotient (4 + 4); backward the gradient scaled (4 + 4) and cast (4 + 2).
+_LOSS_FORWARD, _LOSS_BACKWARD = 38.0, 14.0
+
+# Parts that a run's constants scale.
+_SCALED: Final = ("gemm", "prefill_attention", "elementwise", "all_reduce")
+
+# Bytes per value of a cast: read in 16 bit, written in 8 both as it lies and transposed.
+_CAST_BYTES: Final = 2.0 + 1.0 + 1.0
 
 _ALONE: Final = Collective(1, 0.0, float("inf"), 0.0, "measured")
 
@@ -80,6 +97,32 @@ def mixed_precision(model: ModelSpec) -> ModelSpec:
     dtype: Dtype = "fp16" if model.dtype == "fp16" else "bf16"
     kinds = tuple(replace(kind, gemms=tuple(replace(gemm, dtype=dtype) for gemm in kind.gemms)) for kind in model.kinds)
     return replace(model, kinds=kinds, dtype=dtype, weight_dtype=dtype)
+
+
+@lru_cache(maxsize=64)
+def _multiplied_in(model: ModelSpec, dtype: Dtype) -> ModelSpec:
+    """The model with the matrices of its layers in another format."""
+    kinds = tuple(replace(kind, gemms=tuple(replace(gemm, dtype=dtype) for gemm in kind.gemms)) for kind in model.kinds)
+    return replace(model, kinds=kinds)
+
+
+def _gemm_pace(times: TrainingTimes, options: RunOptions) -> float:
+    figures = {None: times.gemm, "fp8": times.gemm_fp8, "nvfp4": times.gemm_fp4}
+    return figures[options.stored].value
+
+
+def _cast_bytes_K(model: ModelSpec, tp: int) -> tuple[Array, Array]:
+    """Bytes per token that casts move in a layer of each kind: of what matrices take in, and of gradients."""
+    there = [sum(g.k * g.top_k / (tp if g.split == "row" else 1) for g in kind.gemms) for kind in model.kinds]
+    back = [sum(g.n * g.top_k / (tp if g.split == "column" else 1) for g in kind.gemms) for kind in model.kinds]
+    return _CAST_BYTES * np.array(there), _CAST_BYTES * np.array(back)
+
+
+def _ring_seconds_KB(model: ModelSpec, tp: int, tokens: Array, context: int, link: Link) -> Array:
+    """Seconds that keys and values of a layer take around a context-parallel group."""
+    size_K = np.array([kind.attention.kv_dim / min(tp, kind.attention.kv_heads) for kind in model.kinds])
+    message_KB = size_K[:, None] * tokens * DTYPE_BYTES[model.dtype]
+    return (context - 1) * np.asarray(point_to_point(message_KB, link))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -137,6 +180,8 @@ def stage_work(
     sequence_length: int,
     recompute: Recompute,
     sequence_parallel: bool,
+    options: RunOptions = PLAIN,
+    context_link: Link | None = None,
 ) -> StageWork:
     """Price one microbatch on a tensor-parallel group.
 
@@ -154,40 +199,63 @@ def stage_work(
         Tokens per sequence.
     recompute, sequence_parallel
         Of the schedule. Sequence parallelism divides norms and residuals over the group.
+    options
+        Formats and overlaps of the run.
+    context_link
+        Link from one GPU of a context-parallel group to the next.
 
     Returns
     -------
     StageWork
     """
-    tokens = np.asarray(sequences_B, dtype=float) * sequence_length
+    times, context = engine.training, options.context_parallel
+    tokens = np.asarray(sequences_B, dtype=float) * sequence_length / context
     nothing = np.zeros_like(tokens)
-    flash = has_flash_attention(device)
+    flash = has_flash_attention(device) if options.flash_attention is None else options.flash_attention
     load = Load(
         decode=nothing,
         decode_context=nothing,
         prefill=tokens,
         prefill_context=np.full_like(tokens, sequence_length / 2 if flash else sequence_length),
     )
-    pricer, operators = LayerPricer(model, device, collective), DeviceOperators(device)
+    cast = model if options.stored is None else _multiplied_in(model, options.stored)
+    pricer, operators = LayerPricer(cast, device, collective), DeviceOperators(device)
     forward_PKB = pricer.parts_PKB(load)
-    tp, attention = collective.size, PARTS.index("prefill_attention")
+    tp = collective.size
+    gemm, attention, element, reduce = (PARTS.index(part) for part in _SCALED)
     if not flash:
         scores_KB = np.array([kind.attention.heads / tp for kind in model.kinds])[:, None] * tokens * sequence_length
         forward_PKB[attention] += operators.elementwise(SCORE_TRAFFIC * scores_KB)
     if sequence_parallel and tp > 1:
-        part = PARTS.index("elementwise")
-        forward_PKB[part] = LayerPricer(model, device, _ALONE).parts_PKB(load)[part] / tp
+        forward_PKB[element] = LayerPricer(cast, device, _ALONE).parts_PKB(load)[element] / tp
+    forward_PKB[gemm] *= _gemm_pace(times, options) * large_gemm_level(device, options.stored or model.dtype)
+    forward_PKB[attention] *= times.attention.value
+    forward_PKB[element] *= times.elementwise.value
+    shown = times.tensor_parallel.value if options.overlap else 1.0
+    forward_PKB[reduce] *= shown
     passes_P = np.array([_BACKWARD[part] for part in PARTS])
     if not flash:
         passes_P[attention] = _UNFUSED_BACKWARD
+    if options.frozen_weights:
+        passes_P[gemm] = 1.0
     again = 1.0 if recompute == "full" else 0.0
     passes_P += again
     if recompute == "selective":
         passes_P[attention] += 1.0
     backward_PKB = forward_PKB * passes_P[:, None, None]
+    if options.stored is not None:
+        there_K, back_K = _cast_bytes_K(model, tp)
+        pace = times.quantise if options.matrix_format == "fp8" else times.quantise_blocks
+        cost_B = pace.value * operators.elementwise(tokens)
+        forward_PKB[element] += there_K[:, None] * cost_B
+        backward_PKB[element] += (back_K + again * there_K)[:, None] * cost_B
+    if context > 1 and context_link is not None:
+        ring_KB = shown * _ring_seconds_KB(model, tp, tokens, context, context_link)
+        forward_PKB[reduce] += ring_KB
+        backward_PKB[reduce] += (2.0 + again) * ring_KB
 
     logits = tokens * (model.vocab / tp)
-    head = pricer.head_time_B(tokens)
+    head = pricer.head_time_B(tokens) * times.gemm.value * large_gemm_level(device, model.dtype)
     message = tokens * model.hidden * DTYPE_BYTES[model.dtype]
     bands = [pricer.band(part) for part in PARTS]
     if not flash:
@@ -201,7 +269,9 @@ def stage_work(
         first_forward_B=pricer.embedding_time_B(tokens),
         first_backward_B=operators.elementwise(2.0 * message),
         last_forward_B=head + operators.elementwise(_LOSS_FORWARD * logits),
-        last_backward_B=2.0 * head + operators.elementwise(_LOSS_BACKWARD * logits) + collective.all_reduce(message),
+        last_backward_B=2.0 * head
+        + operators.elementwise(_LOSS_BACKWARD * logits)
+        + shown * collective.all_reduce(message),
         error_P=tuple(error for error, _ in bands),
         provenance_P=tuple(provenance for _, provenance in bands),
     )

@@ -17,7 +17,16 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from planner.errors import InputError
 from planner.resources import read_text, resource_dir
 
-__all__ = ["FitFile", "LeftOut", "StoredFold", "figure_of", "list_fits", "load_fit", "overheads_of"]
+__all__ = [
+    "FitFile",
+    "LeftOut",
+    "StoredFold",
+    "figure_of",
+    "list_fits",
+    "load_fit",
+    "overheads_of",
+    "training_times_of",
+]
 
 _STRICT: Final = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -188,6 +197,14 @@ def figure_of(fit: str, name: str) -> dict[str, Any]:
         "date": found.date,
         "error": _bands(found)[0],
     }
+
+
+def training_times_of(fit: str) -> dict[str, Any]:
+    """Constants of training runs from a fit, as an engine's file writes them; all with the band of its runs."""
+    found = load_fit(fit)
+    band = found.error("all", "iteration_time").band
+    shared = {"kind": "fitted", "source": found.source, "date": found.date, "error": band}
+    return {name: {"value": value, **shared} for name, value in found.constants.items() if name not in _OVERHEADS}
 
 
 def _bands(fit: FitFile) -> tuple[float, float]:

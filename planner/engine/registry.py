@@ -8,7 +8,7 @@ from pathlib import Path
 import yaml
 from pydantic import ValidationError
 
-from planner.engine.fitted import figure_of, overheads_of
+from planner.engine.fitted import figure_of, overheads_of, training_times_of
 from planner.engine.spec import EngineProfile
 from planner.errors import InputError, unknown_name
 from planner.resources import read_text, resource_dir
@@ -73,6 +73,8 @@ def _parse(text: str, path: Path) -> EngineProfile:
     for field in ("overhead", "offline_overhead"):
         if isinstance(data.get(field), str):  # the name of a fit
             data[field] = overheads_of(data[field], str(data.get("name")))
+    if isinstance(data.get("training"), str):
+        data["training"] = training_times_of(data["training"])
     if isinstance(data.get("reserved_memory"), str):
         data["reserved_memory"] = figure_of(data["reserved_memory"], "reserved_memory")
     try:

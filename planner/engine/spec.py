@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from planner.errors import UnsupportedError
 
-__all__ = ["Count", "EngineProfile", "Evidence", "Figure", "Overheads", "ServingDefaults", "Task"]
+__all__ = ["Count", "EngineProfile", "Evidence", "Figure", "Overheads", "ServingDefaults", "Task", "TrainingTimes"]
 
 Task = Literal["serving", "training"]
 Evidence = Literal["spec", "measured", "fitted", "estimated"]
@@ -95,6 +96,48 @@ class Overheads(BaseModel):
     quantise: Figure = _NEUTRAL.model_copy(update={"value": 0.0})
 
 
+class TrainingTimes(BaseModel):
+    """How kernels and collectives fare inside a training run, relative to their time alone; 1 where nothing is known.
+
+    Parameters
+    ----------
+    gemm, gemm_fp8, gemm_fp4
+        Matrix products in 16 bit, in fp8 (MXFP8 too) and in nvfp4, against the rate of large products on the GPU.
+    attention, elementwise
+        Attention, and what else runs between matrix products.
+    quantise, quantise_blocks
+        Casting, against the bytes that a cast in each direction moves: to fp8 with a factor per matrix, and to MXFP8
+        or nvfp4 with one per block.
+    tensor_parallel, gradient_sync, hops
+        Share of collectives that stays in view where the run overlaps them with kernels.
+    sharding
+        The same of weights gathered by fully sharded data parallelism.
+    straggling
+        Waiting for the slowest GPU, relative to the iteration, per doubling of the GPUs beyond eight.
+    """
+
+    model_config = _STRICT
+
+    gemm: Figure = _NEUTRAL
+    gemm_fp8: Figure = _NEUTRAL
+    gemm_fp4: Figure = _NEUTRAL
+    attention: Figure = _NEUTRAL
+    elementwise: Figure = _NEUTRAL
+    quantise: Figure = _NEUTRAL
+    quantise_blocks: Figure = _NEUTRAL
+    tensor_parallel: Figure = _NEUTRAL
+    gradient_sync: Figure = _NEUTRAL
+    hops: Figure = _NEUTRAL
+    sharding: Figure = _NEUTRAL
+    straggling: Figure = _NEUTRAL.model_copy(update={"value": 0.0})
+
+    def with_values(self, values: Mapping[str, float]) -> TrainingTimes:
+        """The same with other values of some constants."""
+        known = {name: value for name, value in values.items() if name in type(self).model_fields}
+        changed = {name: getattr(self, name).model_copy(update={"value": value}) for name, value in known.items()}
+        return self.model_copy(update=changed)
+
+
 class ServingDefaults(BaseModel):
     """What a server does where it is told nothing.
 
@@ -158,6 +201,8 @@ class EngineProfile(BaseModel):
         Its own time; in the file also the name of a fit in ``profiles/fits``.
     offline_overhead
         The same in batch runs, where requests lie ready in its process; None: the same.
+    training
+        How kernels fare in its training runs; in the file the name of a fit.
     arguments
         Names of the flags and variables that tell it a plan.
     notes
@@ -192,6 +237,7 @@ class EngineProfile(BaseModel):
     serving: ServingDefaults | None = None
     overhead: Overheads
     offline_overhead: Overheads | None = None
+    training: TrainingTimes = Field(default_factory=TrainingTimes)
     arguments: dict[str, str] = Field(default_factory=dict)
     notes: tuple[str, ...] = ()
     loaded_from: str | None = Field(default=None, exclude=True)

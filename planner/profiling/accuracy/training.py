@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Final, Literal
@@ -10,6 +10,7 @@ from typing import Final, Literal
 from planner.cluster import Cluster, ClusterSpec, DeviceProfile
 from planner.cost.memory import tensor_parallel_fault
 from planner.cost.training import predict_training
+from planner.cost.training_options import PLAIN, RunOptions
 from planner.cost.training_replica import PlacedTrainingStage
 from planner.engine import EngineProfile, load_engine
 from planner.model import ModelSpec, model_from_config
@@ -17,9 +18,21 @@ from planner.plan import Schedule, TrainingJob
 from planner.profiling.accuracy.records import SkipRowError
 from planner.profiling.accuracy.table import Row
 
-__all__ = ["Run", "Setting", "even_layers", "fastest_that_fits", "gpt_of", "price", "reported_flops"]
+__all__ = [
+    "Recompute",
+    "Run",
+    "Setting",
+    "engine_with",
+    "even_layers",
+    "fastest_that_fits",
+    "gpt_of",
+    "price",
+    "reported_flops",
+    "untold",
+]
 
 _MICROBATCHES: Final = (1, 2, 4, 8)
+_CHUNKS: Final = (1, 2, 3)  # MLSys 2023 interleaves 3 deep where 12 layers of a stage would allow 12
 
 Recompute = Literal["none", "selective", "full"]
 
@@ -42,6 +55,8 @@ class Setting:
         Sequences of an iteration, their tokens, and sequences of a microbatch.
     zero_stage, recompute, sequence_parallel
         See `planner.plan.TrainingJob` and `planner.plan.Schedule`.
+    options
+        See `planner.cost.training_options`; `dp` does not count the GPUs that share a sequence.
     """
 
     model: ModelSpec
@@ -57,6 +72,7 @@ class Setting:
     zero_stage: Literal[0, 1] = 0
     recompute: Recompute = "none"
     sequence_parallel: bool = False
+    options: RunOptions = PLAIN
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +101,14 @@ def _engine(name: str) -> EngineProfile:
     return load_engine(name)
 
 
+def engine_with(constants: Mapping[str, float] | None, name: str = "megatron") -> EngineProfile:
+    """The engine with other constants of its training runs; None: its own."""
+    engine = _engine(name)
+    if constants is None:
+        return engine
+    return engine.model_copy(update={"training": engine.training.with_values(constants)})
+
+
 @lru_cache(maxsize=64)
 def gpt_of(hidden: int, layers: int, heads: int, vocab: int, length: int, dtype: str) -> ModelSpec:
     """A GPT as Megatron-LM trains it, from the numbers of a table."""
@@ -102,13 +126,16 @@ def gpt_of(hidden: int, layers: int, heads: int, vocab: int, length: int, dtype:
 
 
 def even_layers(row: Row, layers: int, stages: int) -> tuple[int, ...]:
-    """Equal stages.
+    """Equal stages; embedding and head may count as a layer each.
 
     Raises
     ------
     SkipRowError
         If the layers do not divide.
     """
+    if layers % stages and (layers + 2) % stages == 0:
+        each = (layers + 2) // stages
+        return (each - 1, *(each,) * (stages - 2), each - 1)
     if layers % stages:
         raise SkipRowError(f"{layers} layers do not divide by {stages} stages, and row {row.number} has no split")
     return (layers // stages,) * stages
@@ -137,22 +164,30 @@ def _cluster(device: str, nodes: int, gpus_per_node: int, nic: float) -> Cluster
     return Cluster.from_spec(spec, source="truth", sha256="")
 
 
-def price(setting: Setting, engine: str = "megatron") -> Run:
-    """Price a run: ranks in Megatron's order, tensor fastest, then data, then pipeline.
+def price(setting: Setting, engine: EngineProfile | None = None) -> Run:
+    """Price a run: ranks in Megatron's order, tensor fastest, then context, data, pipeline.
+
+    Parameters
+    ----------
+    setting
+        The run.
+    engine
+        Under which constants; None: Megatron-Core as it ships.
 
     Raises
     ------
     SkipRowError
         If the batch does not divide, or tensor parallelism is not legal for the model.
     """
-    tp, dp, stages = setting.tp, setting.dp, len(setting.layers)
-    per_step = dp * setting.microbatch
+    profile = _engine("megatron") if engine is None else engine
+    tp, groups, stages = setting.tp, setting.dp * setting.options.context_parallel, len(setting.layers)
+    per_step = setting.dp * setting.microbatch
     if setting.global_batch % per_step:
         raise SkipRowError(f"a batch of {setting.global_batch} does not divide by {per_step} sequences at a time")
     fault = tensor_parallel_fault(setting.model, tp)
     if fault is not None:
         raise SkipRowError(fault)
-    gpus = tp * dp * stages
+    gpus = tp * groups * stages
     cluster = _cluster(
         setting.device.name, -(-gpus // setting.gpus_per_node), min(gpus, setting.gpus_per_node), setting.nic
     )
@@ -160,11 +195,11 @@ def price(setting: Setting, engine: str = "megatron") -> Run:
     for s, layers in enumerate(setting.layers):
         placed.append(
             PlacedTrainingStage(
-                devices=cluster.gpus[s * dp * tp : (s + 1) * dp * tp],
+                devices=cluster.gpus[s * groups * tp : (s + 1) * groups * tp],
                 layers=(first, first + layers),
                 tp=tp,
-                dp=dp,
-                microbatch_shares=(setting.microbatch,) * dp,
+                dp=groups,
+                microbatch_shares=(setting.microbatch,) * groups,
             )
         )
         first += layers
@@ -177,8 +212,7 @@ def price(setting: Setting, engine: str = "megatron") -> Run:
         recompute=setting.recompute,
         sequence_parallel=setting.sequence_parallel,
     )
-    profile = _engine(engine)
-    prediction = predict_training(setting.model, cluster, profile, job, placed, schedule)
+    prediction = predict_training(setting.model, cluster, profile, job, placed, schedule, setting.options)
     stated, memory = prediction.figures["iteration_time"], prediction.figures["memory_peak"]
     return Run(
         seconds=prediction.iteration_time,
@@ -189,19 +223,34 @@ def price(setting: Setting, engine: str = "megatron") -> Run:
     )
 
 
-def fastest_that_fits(setting: Setting, microbatches: Sequence[int] = _MICROBATCHES) -> Run:
-    """Price a run whose microbatch is not told: of the usual ones that fit the memory, the fastest.
+def untold(setting: Setting, microbatches: Sequence[int] = _MICROBATCHES) -> tuple[Setting, ...]:
+    """Ways in which a run may have been made whose microbatch and schedule are not told.
+
+    Those are the usual microbatches, and as few model chunks as published tables of the time use that name them.
+    """
+    stages, layers = len(setting.layers), setting.layers[0]
+    sizes = [size for size in microbatches if setting.global_batch % (setting.dp * size) == 0]
+    chunks = [v for v in _CHUNKS if layers % v == 0] if stages > 1 else [1]
+    return tuple(
+        replace(setting, microbatch=size, options=replace(setting.options, virtual_stages=v))
+        for size in sizes
+        for v in chunks
+        if v == 1 or setting.global_batch // (setting.dp * size) % stages == 0
+    )
+
+
+def fastest_that_fits(settings: Sequence[Setting], engine: EngineProfile | None = None) -> tuple[Setting, Run]:
+    """Price a run whose microbatch or schedule is not told: of the usual ones that fit the memory, the fastest.
 
     Raises
     ------
     SkipRowError
         If none fits.
     """
-    legal = [size for size in microbatches if setting.global_batch % (setting.dp * size) == 0]
-    runs = [run for size in legal if (run := price(replace(setting, microbatch=size))).fits]
+    runs = [(setting, run) for setting in settings if (run := price(setting, engine)).fits]
     if not runs:
-        raise SkipRowError(f"no microbatch of {', '.join(map(str, legal)) or 'any usual size'} fits the memory")
-    return min(runs, key=lambda run: run.seconds)
+        raise SkipRowError("no usual microbatch fits the memory")
+    return min(runs, key=lambda pair: pair[1].seconds)
 
 
 def reported_flops(model: ModelSpec, batch: int, length: int, *, recompute: bool) -> float:

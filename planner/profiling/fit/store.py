@@ -73,7 +73,7 @@ def fit_file(
     source: str,
     date: str,
     rows: int,
-    folds: Sequence[Fold[tuple[str, str, str]]],
+    folds: Sequence[Fold[tuple[str, ...]]],
     left_out: Sequence[LeftOut],
 ) -> FitFile:
     """Gather what is stored; the last of the folds has seen all."""
@@ -96,12 +96,12 @@ def fit_file(
     )
 
 
-def write_fit(fit: FitFile, folder: Path) -> Path:
+def write_fit(fit: FitFile, folder: Path, *, by: str = "benchmarks/fit_serving.py") -> Path:
     """Write a fit as ``NAME.yaml``."""
     from planner.plan.files import write_atomically
 
     path = folder / f"{fit.name}.yaml"
-    head = "# Written by benchmarks/fit_serving.py; the numbers are fitted, do not edit them here.\n"
+    head = f"# Written by {by}; the numbers are fitted, do not edit them here.\n"
     text = yaml.safe_dump(fit.model_dump(mode="json"), sort_keys=False, width=110, default_flow_style=None)
     write_atomically(path, head + text)
     return path
