@@ -168,6 +168,48 @@ class ChainPricer:
             self._links[key] = link.latency, float(wire_time(np.ones(1), link)[0])
         return self._links[key]
 
+    def load(self, batch: float, stages: int) -> tuple[int, float]:
+        """Position in the grid of a decode batch, or of the next larger, and the sequences in so many stages then."""
+        at = min(int(np.searchsorted(self.grid_G, batch)), len(self.grid_G) - 1)
+        return at, stages * float(self.grid_G[at])
+
+    def hop(self, node_a: int, node_b: int, at: int) -> float:
+        """Seconds that the activations of a mean iteration take between two nodes, or inside one."""
+        latency, per_byte = self.link(node_a, node_b)
+        batch = self.grid_G[at : at + 1]
+        return latency + per_byte * float(hop_bytes(self.model, batch + self.demand.steady(batch))[0])
+
+    def interval_times(self, node_class: int, tp: int, at: int, sequences: float, cuts: Sequence[int]) -> Array:
+        """Time of a mean iteration on a stage of one kind, for the layers between any two of some cuts.
+
+        Parameters
+        ----------
+        node_class, tp
+            The kind.
+        at
+            Position of the decode batch in the grid.
+        sequences
+            In flight in the whole pipeline: what the KV cache must hold.
+        cuts
+            Positions between layers, 0 and the number of layers among them.
+
+        Returns
+        -------
+        array of shape (N, N)
+            Infinite where the layers do not fit the memory; without meaning where the end is not behind the start.
+        """
+        kind, cut_N = self.kind(node_class, tp), np.asarray(cuts)
+        is_first_N1, is_last_N = (cut_N == 0)[:, None], cut_N == self.model.num_layers
+        layer_L = kind.times.layer_KG["mean"][self._kind_of_layer, at]
+        before_N = np.concatenate([[0.0], np.cumsum(layer_L)])[cut_N]
+        time_NN = kind.times.iteration + (before_N - before_N[:, None])
+        time_NN = time_NN + is_first_N1 * kind.times.first_G["mean"][at] + is_last_N * kind.times.last_G["mean"][at]
+        need_L = kind.weights_L + kind.cache_L * self.cached_tokens(np.array(sequences))
+        held_N = np.concatenate([[0.0], np.cumsum(need_L)])[cut_N]
+        has_head_NN = is_last_N & ~(is_first_N1 & self.model.tied_embeddings)
+        need_NN = held_N - held_N[:, None] + is_first_N1 * kind.embedding + has_head_NN * kind.head
+        return np.asarray(np.where(need_NN <= kind.capacity, time_NN, np.inf))
+
     def best(self, chains: Sequence[Chain]) -> list[PricedChain]:
         """Split the layers of each chain for the greatest goodput.
 
@@ -177,6 +219,22 @@ class ChainPricer:
             Each as long as it likes; one that the engine cannot be told, or that is longer than the model, cannot
             serve.
         """
+        alike = {self._signature(chain): chain for chain in reversed(chains)}
+        known = dict(zip(alike, self._best(list(alike.values())), strict=True))
+        found = [known[self._signature(chain)] for chain in chains]
+        return [PricedChain(chain, one.layers, one.rate) for chain, one in zip(chains, found, strict=True)]
+
+    def _signature(self, chain: Chain) -> tuple[object, ...]:
+        """All that a chain's price depends on: equal chains on other nodes have the same."""
+        if len(chain) == 1:
+            return self.class_of_node[chain[0].node], chain[0].tp
+        following = (*chain[1:], chain[0])
+        return tuple(
+            (self.class_of_node[stage.node], stage.tp, self.link(stage.node, after.node))
+            for stage, after in zip(chain, following, strict=True)
+        )
+
+    def _best(self, chains: Sequence[Chain]) -> list[PricedChain]:
         found = [PricedChain(chain, (), 0.0) for chain in chains]
         fit = [b for b, chain in enumerate(chains) if self.allowed(chain)]
         if not fit or not len(self.grid_G):
@@ -200,6 +258,16 @@ class ChainPricer:
             if rate > found[fit[row]].rate:
                 found[fit[row]] = PricedChain(chains[fit[row]], layers, rate)
         return found
+
+    def all_polished(self, priced: Sequence[PricedChain]) -> list[PricedChain]:
+        """Polish many, of which alike ones once."""
+        known: dict[object, PricedChain] = {}
+        for one in priced:
+            key = self._signature(one.chain), one.layers
+            if key not in known:
+                known[key] = self.polished(one)
+        found = [known[self._signature(one.chain), one.layers] for one in priced]
+        return [PricedChain(one.chain, best.layers, best.rate) for one, best in zip(priced, found, strict=True)]
 
     def polished(self, priced: PricedChain) -> PricedChain:
         """Move single layers between neighbouring stages as long as that helps."""
@@ -225,9 +293,16 @@ class ChainPricer:
         return best
 
     def goodputs(self, asked: Sequence[tuple[Chain, tuple[int, ...]]]) -> Array:
-        """Greatest rate within the SLO of chains with given layers; 0 where there is none."""
-        parts = [self._goodputs(asked[i : i + _TILE]) for i in range(0, len(asked), _TILE)]
-        return np.concatenate(parts) if parts else np.zeros(0)
+        """Greatest rate within the SLO of chains with given layers; 0 where there is none.
+
+        The engine is not asked whether it can be told them.
+        """
+        keys = [(self._signature(chain), layers) for chain, layers in asked]
+        alike = dict(zip(reversed(keys), reversed(asked), strict=True))
+        todo = list(alike.values())
+        parts = [self._goodputs(todo[i : i + _TILE]) for i in range(0, len(todo), _TILE)]
+        known = dict(zip(alike, np.concatenate(parts).tolist() if parts and len(self.grid_G) else [], strict=False))
+        return np.array([known.get(key, 0.0) for key in keys])
 
     def _split_positions(self) -> list[int]:
         """Positions in the grid that layers are balanced for."""

@@ -107,9 +107,8 @@ def search_hexgen(
         history.append(known[alive[0]][0])
         budget.report("generations", (generation + 1) / generations)
     chosen = groups.best(alive[0])
-    polished = {one: pricer.polished(one) for one in dict.fromkeys(chosen) if one.rate > 0}
     told = f"genetic search over partitions into pipeline groups, {len(history) - 1} generations, seed {budget.seed}"
-    plan = plan_of_chains(pricer, [polished.get(one, one) for one in chosen], told)
+    plan = plan_of_chains(pricer, chosen, told)
     return EvolvedResult(
         plan=plan,
         seconds=time.monotonic() - budget.started,
@@ -168,8 +167,9 @@ class _Mutations:
         groups = [dict(group) for group in individual]
         while True:
             self._random.choice(changes)(groups)
+            groups = [group for group in groups if group]
             if self._random.random() >= _AGAIN:
-                return _ordered([tuple(sorted(group.items())) for group in groups if group])
+                return _ordered([tuple(sorted(group.items())) for group in groups])
 
     def _two(self, groups: list[dict[int, int]]) -> tuple[int, int]:
         """Two groups; mostly such that stand in one zone."""
@@ -220,7 +220,6 @@ class _Mutations:
         self._move(here, groups, node, count, there)
         if back and self._random.random() < 0.5:
             self._move(there, groups, self._random.choice(back), count, here)
-        groups[:] = [group for group in groups if group]
 
     def _amount(self, most: int) -> int:
         return self._random.choice([move for move in _MOVES if move <= most])

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 
-from planner.cost.serving import hop_bytes
 from planner.partition.asymmetric import Block, best_pipelines
 from planner.search.chains import Chain, ChainPricer, ChainStage, PricedChain
 
@@ -28,6 +27,7 @@ Group = tuple[tuple[int, int], ...]
 
 _PORTIONS: Final = 20  # that the DP divides the layers into
 _LOADS: Final = ((1.0, 2), (8.0, 2), (32.0, 4), (128.0, 4))  # decode batch of a stage, and stages that share the KV cache
+_POLISHED, _CLOSE = 3, 0.9  # chains of a group whose layers are moved once more, and how near they come to the best
 _OBJECTIVES: Final[tuple[Literal["sum", "bottleneck"], ...]] = ("bottleneck", "sum")
 
 
@@ -51,14 +51,11 @@ class GroupPricer:
         self._zone = [cluster.classes[c].zone for c in pricer.class_of_node]
         cuts = np.linspace(0, model.num_layers, min(model.num_layers, _PORTIONS) + 1)
         self._cuts = [int(x) for x in np.rint(cuts)]
-        self._loads = [self._load(batch, stages) for batch, stages in _LOADS]
+        self._loads = [pricer.load(batch, stages) for batch, stages in _LOADS]
         self._times: dict[tuple[int, int], Array] = {}
         self._groups: dict[Group, PricedChain] = {}
         self._chains: dict[Chain, PricedChain] = {}
-
-    def _load(self, batch: float, stages: int) -> tuple[int, float]:
-        at = min(int(np.searchsorted(self.pricer.grid_G, batch)), len(self.pricer.grid_G) - 1)
-        return at, stages * float(self.pricer.grid_G[at])
+        self._final: dict[Chain, PricedChain] = {}
 
     @property
     def groups_priced(self) -> int:
@@ -79,14 +76,20 @@ class GroupPricer:
         unknown = [chain for chain in chains if chain not in self._chains]
         self._chains.update(zip(unknown, self.pricer.best(unknown), strict=True))
         for key, found in proposed.items():
-            priced = [self._chains[chain] for chain in found]
-            self._groups[key] = max(priced, key=lambda one: one.rate, default=PricedChain((), (), 0.0))
+            priced = sorted((self._chains[chain] for chain in found), key=lambda one: -one.rate)
+            best = [self._polished(one) for one in priced[:_POLISHED] if one.rate > _CLOSE * priced[0].rate]
+            self._groups[key] = max(best, key=lambda one: one.rate, default=PricedChain((), (), 0.0))
         answers = []
         for key, own in alike:
             one = self._groups[key]
             chain = tuple(ChainStage(own[stage.node], stage.tp) for stage in one.chain)
             answers.append(PricedChain(chain, one.layers, one.rate))
         return answers
+
+    def _polished(self, one: PricedChain) -> PricedChain:
+        if one.chain not in self._final:
+            self._final[one.chain] = self.pricer.polished(one)
+        return self._final[one.chain]
 
     def _representative(self, group: Group) -> tuple[Group, dict[int, int]]:
         """Group of the same counts on the first nodes of each class, and which node of this one each stands for."""
@@ -136,7 +139,7 @@ class GroupPricer:
         if not blocks:
             return []
         time_PKNN = np.stack([self._kind_times(c, tp) for c, tp in kinds], axis=1)
-        hop_PUU = np.array([[[self._hop(at, a, b) for b in used] for a in used] for at, _ in self._loads])
+        hop_PUU = np.array([[[pricer.hop(a, b, at) for b in used] for a in used] for at, _ in self._loads])
         tp_of = {index: tp for (_, tp), index in kinds.items()}
         found: dict[Chain, None] = {}
         for objective in _OBJECTIVES:
@@ -151,36 +154,10 @@ class GroupPricer:
             found[whole] = None
         return list(found)
 
-    def _hop(self, at: int, node_a: int, node_b: int) -> float:
-        latency, per_byte = self.pricer.link(node_a, node_b)
-        batch = self.pricer.grid_G[at : at + 1]
-        tokens = batch + self.pricer.demand.steady(batch)
-        return latency + per_byte * float(hop_bytes(self.pricer.model, tokens)[0])
-
     def _kind_times(self, node_class: int, tp: int) -> Array:
         """Time of a stage that holds the layers between two cuts, under each load; infinite where they do not fit."""
         key = node_class, tp
-        if key in self._times:
-            return self._times[key]
-        pricer, model = self.pricer, self.pricer.model
-        kind = pricer.kind(node_class, tp)
-        cuts = np.array(self._cuts)
-        last = cuts == model.num_layers
-        head = np.where(last, kind.head, 0.0)
-        embedding_N1 = np.where(cuts == 0, kind.embedding, 0.0)[:, None]
-        planes = []
-        for at, sequences in self._loads:
-            layer_L = kind.times.layer_KG["mean"][np.asarray(model.kind_of_layer), at]
-            before = np.concatenate([[0.0], np.cumsum(layer_L)])[cuts]
-            first_N1 = np.where(cuts == 0, kind.times.first_G["mean"][at], 0.0)[:, None]
-            last_N = np.where(last, kind.times.last_G["mean"][at], 0.0)
-            time_NN = kind.times.iteration + first_N1 + last_N + (before - before[:, None])
-            need_L = kind.weights_L + kind.cache_L * pricer.cached_tokens(np.array(sequences))
-            held = np.concatenate([[0.0], np.cumsum(need_L)])[cuts]
-            both_NN = embedding_N1 + head
-            if model.tied_embeddings:
-                both_NN = both_NN - np.where((cuts == 0)[:, None] & last, kind.head, 0.0)
-            fits_NN = (held - held[:, None]) + both_NN <= kind.capacity
-            planes.append(np.where(fits_NN, time_NN, np.inf))
-        self._times[key] = np.stack(planes)
+        if key not in self._times:
+            planes = [self.pricer.interval_times(*key, at, sequences, self._cuts) for at, sequences in self._loads]
+            self._times[key] = np.stack(planes)
         return self._times[key]
