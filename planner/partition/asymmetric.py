@@ -6,8 +6,8 @@ over (block, devices used of it, layers held):
 
     best[u, g + n, j] = min over i, kinds of n devices: combine(best[u, g, i], hop, time of the kind on layers [i, j))
 
-with ``best[u, 0, ·]`` reached over a hop from any earlier block, and combine ``+`` or ``max``. Problems that share blocks
-and kinds, such as several loads, go through it together.
+with ``best[u, 0, ·]`` reached over a hop from any earlier block, and combine ``+`` or ``max``. Problems that share
+blocks and kinds, such as several loads, go through it together.
 
 Legend: P problem, U block, K kind of stage, N = L + 1 positions between layers.
 
@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final, Literal
 
 import numpy as np
@@ -124,7 +125,7 @@ def best_pipelines(
         step_U.append(came)
 
     final_PU = np.stack([done[:, -1] for done in done_U], axis=1)
-    answers = []
+    answers: list[tuple[ChainedStage, ...]] = []
     for p in range(P):
         u = int(final_PU[p].argmin())
         if not np.isfinite(final_PU[p, u]):
@@ -154,5 +155,5 @@ def pipeline_value(
     if not stages:
         return float("inf")
     times = [float(time_KNN[stage.kind, stage.first, stage.end]) for stage in stages]
-    times += [float(hop_UU[a.block, b.block]) for a, b in zip(stages, stages[1:], strict=False)]
+    times += [float(hop_UU[a.block, b.block]) for a, b in pairwise(stages)]
     return sum(times) if objective == "sum" else max(times)

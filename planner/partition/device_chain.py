@@ -8,8 +8,8 @@ class came last, and how many layers are placed:
 
 with combine ``+`` (latency) or ``max`` (bottleneck). With one device in each class this is the dynamic program over
 subsets; with classes of eight it has ``9^D`` states instead of ``2^(8 D)``. One run gives the best chain for every
-number of devices, of which a weight per device picks (`DeviceChains.pick`): the latency alone is UELLM's LR, the number of
-devices alone its HE, both together HELR.
+number of devices, of which a weight per device picks (`DeviceChains.pick`): the latency alone is UELLM's LR, the number
+of devices alone its HE, both together HELR.
 
 Legend: D class of devices, V count vector, N = L + 1 positions between layers.
 
@@ -22,7 +22,7 @@ code has no such program; this one follows from what the text says of it.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import product
+from itertools import pairwise, product
 from typing import Final, Literal
 
 import numpy as np
@@ -202,5 +202,5 @@ def chain_value(
     for d, count in zip(chain.classes, chain.layers, strict=True):
         parts.append(float(time_DNN[d, first, first + count]))
         first += count
-    parts += [float(hop_DD[c, d]) for c, d in zip(chain.classes, chain.classes[1:], strict=False)]
+    parts += [float(hop_DD[c, d]) for c, d in pairwise(chain.classes)]
     return sum(parts) if objective == "latency" else max(parts)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from planner.engine import default_split, load_engine
 from planner.errors import InfeasibleError, UnsupportedError
-from planner.search.chain_plan import plan_of_chains
+from planner.search.chain_plan import plan_of_chains, worth
 from planner.search.chains import Chain, ChainPricer, ChainStage, PricedChain
 from planner.search.problem import Budget, SearchResult, ServingProblem
 
@@ -61,7 +61,7 @@ def search_even(problem: ServingProblem, budget: Budget, *, rule: str | None = N
                 continue
             tried += 1
             chains = [tuple(groups[i : i + depth]) for i in range(0, len(groups), depth)]
-            best = _better(best, _priced(pricer, chains, layers))
+            best = _better(pricer, best, _priced(pricer, chains, layers))
     if not tried:
         raise InfeasibleError(
             f"no even split of {problem.model.name} over all GPUs of {problem.cluster.name} that"
@@ -100,7 +100,7 @@ def search_pools(problem: ServingProblem, budget: Budget) -> SearchResult[Servin
             for depth in range(1, min(len(groups), pricer.most_stages) + 1):
                 tried += 1
                 chains = [tuple(groups[i : i + depth]) for i in range(0, len(groups) - depth + 1, depth)]
-                best = _better(best, pricer.best(chains))
+                best = _better(pricer, best, pricer.best(chains))
         chosen += pricer.all_polished(best)
         budget.report("trying TP and PP of each pool", (done + 1) / len(pools))
     plan = plan_of_chains(pricer, chosen, "one pool of equal replicas per GPU type, best TP and PP of each")
@@ -111,7 +111,9 @@ def _groups_in_order(pricer: ChainPricer, nodes: Sequence[int], tp: int) -> list
     """Tensor-parallel groups of some nodes, node after node."""
     classes = pricer.cluster.classes
     able = [node for node in nodes if tp in pricer.degrees(pricer.class_of_node[node])]
-    return [ChainStage(node, tp) for node in able for _ in range(classes[pricer.class_of_node[node]].gpus_per_node // tp)]
+    return [
+        ChainStage(node, tp) for node in able for _ in range(classes[pricer.class_of_node[node]].gpus_per_node // tp)
+    ]
 
 
 def _told(pricer: ChainPricer, depth: int) -> tuple[int, ...] | None:
@@ -130,5 +132,5 @@ def _priced(pricer: ChainPricer, chains: Sequence[Chain], layers: tuple[int, ...
     ]
 
 
-def _better(best: list[PricedChain], found: list[PricedChain]) -> list[PricedChain]:
-    return found if sum(one.rate for one in found) > sum(one.rate for one in best) else best
+def _better(pricer: ChainPricer, best: list[PricedChain], found: list[PricedChain]) -> list[PricedChain]:
+    return found if worth(pricer, found) > worth(pricer, best) else best

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from planner.search.chains import ChainPricer, PricedChain
     from planner.search.problem import ServingProblem
 
-__all__ = ["chain_cost", "needed", "place_chains", "plan_of_chains"]
+__all__ = ["chain_cost", "needed", "place_chains", "plan_of_chains", "worth"]
 
 
 def place_chains(pricer: ChainPricer, chosen: Sequence[PricedChain]) -> list[list[PlacedStage]]:
@@ -68,6 +68,14 @@ def needed(pricer: ChainPricer, chosen: Sequence[PricedChain]) -> list[PricedCha
             total -= kept[i].rate
             dropped.add(i)
     return [one for i, one in enumerate(kept) if i not in dropped]
+
+
+def worth(pricer: ChainPricer, chosen: Sequence[PricedChain]) -> tuple[float, float]:
+    """What to rank choices of replicas by: requests/s as far as they are asked for; then, the fewer GPUs the better."""
+    kept = needed(pricer, chosen)
+    served, demand = sum(one.rate for one in kept), pricer.problem.workload.rate
+    gpus = sum(stage.tp for one in kept for stage in one.chain)
+    return served if demand is None else min(served, demand), -float(gpus)
 
 
 def plan_of_chains(pricer: ChainPricer, chosen: Sequence[PricedChain], method: str) -> ServingPlan:

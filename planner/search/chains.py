@@ -125,9 +125,7 @@ class ChainPricer:
     def degrees(self, node_class: int) -> list[int]:
         """Tensor-parallel degrees that a node of a class can run; none where the engine does not run on its GPUs."""
         k = self.cluster.classes[node_class]
-        refusal = check_device(
-            self.engine, vendor=k.device.vendor, compute_capability=k.device.compute_capability
-        )
+        refusal = check_device(self.engine, vendor=k.device.vendor, compute_capability=k.device.compute_capability)
         return [] if refusal else [tp for tp in self._legal if tp <= k.gpus_per_node]
 
     def allowed(self, chain: Chain) -> bool:

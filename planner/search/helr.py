@@ -22,7 +22,7 @@ import numpy as np
 
 from planner.engine import default_split
 from planner.partition.device_chain import DeviceChain, chain_devices
-from planner.search.chain_plan import needed, plan_of_chains
+from planner.search.chain_plan import plan_of_chains, worth
 from planner.search.chains import Chain, ChainPricer, ChainStage, PricedChain
 from planner.search.problem import Budget, SearchResult, ServingProblem
 
@@ -66,21 +66,17 @@ def search_helr(
     pricer = ChainPricer(problem)
     degrees = sorted({tp for c in range(len(problem.cluster.classes)) for tp in pricer.degrees(c)})
     deployer = _Deployer(pricer, objective, value_weight, device_share)
-    best: tuple[tuple[float, float], list[PricedChain]] = ((0.0, 0.0), [])
+    best: list[PricedChain] = []
     tries = [(tp, batch, stages) for tp in degrees for batch, stages in _LOADS]
-    demand = problem.workload.rate
     for done, (tp, batch, stages) in enumerate(tries):
-        if budget.remaining() <= 0 and best[1]:
+        if budget.remaining() <= 0 and best:
             break
-        found = needed(pricer, deployer.deploy(tp, batch, stages))
-        served = sum(one.rate for one in found)
-        gpus = sum(stage.tp for one in found for stage in one.chain)
-        worth = (served if demand is None else min(served, demand), -float(gpus))
-        if found and worth > best[0]:
-            best = worth, found
+        found = deployer.deploy(tp, batch, stages)
+        if worth(pricer, found) > worth(pricer, best):
+            best = found
         budget.report("placing layers on devices", (done + 1) / len(tries))
     told = f"{name}: chains of devices by {objective}, one replica after the other"
-    plan = plan_of_chains(pricer, best[1], told)
+    plan = plan_of_chains(pricer, best, told)
     counts = {"programs": deployer.programs}
     return SearchResult(plan=plan, seconds=time.monotonic() - budget.started, counts=counts)
 
@@ -125,9 +121,11 @@ class _Deployer:
         free = {node: classes[c].gpus_per_node for node, c in enumerate(pricer.class_of_node)}
         able = [c for c in range(len(classes)) if tp in pricer.degrees(c)]
         devices = list(dict.fromkeys(classes[c].device.name for c in able))
-        pools = [able] if pricer.engine.mixed_gpu_types else [
-            [c for c in able if classes[c].device.name == name] for name in devices
-        ]
+        pools = (
+            [able]
+            if pricer.engine.mixed_gpu_types
+            else [[c for c in able if classes[c].device.name == name] for name in devices]
+        )
         laid: list[PricedChain] = []
         for pool in pools:
             while (chain := self._best_chain(pool, free, tp, batch, stages)) is not None:

@@ -22,8 +22,8 @@ from random import Random
 from typing import TYPE_CHECKING, Final
 
 from planner.plan import ServingPlan
-from planner.search.chain_plan import needed, plan_of_chains
-from planner.search.chains import ChainPricer, PricedChain
+from planner.search.chain_plan import plan_of_chains, worth
+from planner.search.chains import ChainPricer
 from planner.search.pipeline_groups import Group, GroupPricer
 from planner.search.problem import Budget, SearchResult, ServingProblem
 
@@ -49,7 +49,8 @@ class EvolvedResult(SearchResult[ServingPlan]):
     Parameters
     ----------
     history
-        Goodput of the best individual after each generation, in requests/s, the first before any; it never falls.
+        Requests/s that the best individual serves within the SLO, as far as they are asked for, after each generation;
+        the first before any. It never falls.
     """
 
     history: tuple[float, ...]
@@ -88,7 +89,7 @@ def search_hexgen(
         asked = list(dict.fromkeys(group for one in new for group in one))
         value = dict(zip(asked, groups.best(asked), strict=True))
         for one in new:
-            known[one] = _fitness(pricer, [value[group] for group in one])
+            known[one] = worth(pricer, [value[group] for group in one])
 
     def fittest(individuals: Sequence[Individual]) -> list[Individual]:
         return sorted(dict.fromkeys(individuals), key=lambda one: known[one], reverse=True)[:population]
@@ -120,15 +121,6 @@ def search_hexgen(
         },
         history=tuple(history),
     )
-
-
-def _fitness(pricer: ChainPricer, priced: Sequence[PricedChain]) -> tuple[float, float]:
-    """Requests/s within the SLO, as far as they are asked for; then, the fewer GPUs the better."""
-    served = sum(one.rate for one in priced)
-    demand = pricer.problem.workload.rate
-    kept = needed(pricer, priced)
-    gpus = sum(stage.tp for one in kept for stage in one.chain)
-    return served if demand is None else min(served, demand), -float(gpus)
 
 
 class _Mutations:

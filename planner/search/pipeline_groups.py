@@ -2,7 +2,8 @@
 
 A group is how many GPUs it has of each node. The asymmetric pipeline DP (`planner.partition.asymmetric`) proposes
 chains: for several loads, for the least latency and for the least bottleneck, with layers in about twenty portions and
-the real links between the nodes. `ChainPricer` then splits the layers exactly and prices every proposal; the best counts.
+the real links between the nodes. `ChainPricer` then splits the layers exactly and prices every proposal; the best
+counts.
 
 Groups that differ only in which of several equal nodes they use are one; so are equal chains.
 """
@@ -26,7 +27,12 @@ __all__ = ["Group", "GroupPricer"]
 Group = tuple[tuple[int, int], ...]
 
 _PORTIONS: Final = 20  # that the DP divides the layers into
-_LOADS: Final = ((1.0, 2), (8.0, 2), (32.0, 4), (128.0, 4))  # decode batch of a stage, and stages that share the KV cache
+_LOADS: Final = (
+    (1.0, 2),
+    (8.0, 2),
+    (32.0, 4),
+    (128.0, 4),
+)  # decode batch of a stage, and stages that share the KV cache
 _POLISHED, _CLOSE = 3, 0.9  # chains of a group whose layers are moved once more, and how near they come to the best
 _OBJECTIVES: Final[tuple[Literal["sum", "bottleneck"], ...]] = ("bottleneck", "sum")
 

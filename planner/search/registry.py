@@ -16,7 +16,7 @@ from planner.search.problem import Searcher, ServingProblem, TrainingProblem
 from planner.search.serving import search_templates
 from planner.search.volunteers import search_petals, search_swarm
 
-__all__ = ["SERVING_METHODS", "TRAINING_METHODS", "serving_method", "training_method"]
+__all__ = ["COMPARED", "SERVING_METHODS", "TRAINING_METHODS", "serving_method", "training_method"]
 
 SERVING_METHODS: Final[Mapping[str, Searcher[ServingProblem, ServingPlan]]] = {
     "templates": search_templates,
@@ -34,6 +34,11 @@ SERVING_METHODS: Final[Mapping[str, Searcher[ServingProblem, ServingPlan]]] = {
     "swarm": search_swarm,
 }
 TRAINING_METHODS: Final[Mapping[str, Searcher[TrainingProblem, TrainingPlan]]] = {"metis": search_metis}
+
+# What a comparison of all methods runs: the exact one, those of the literature, and what people do by hand.
+COMPARED: Final = (
+    "exact", "hexgen", "helr", "helr-he", "helr-lr", "pools", "even-vllm", "even-sglang", "petals", "swarm",
+)  # fmt: skip
 
 _SERVING_GROUP: Final = "hetplan.serving_methods"
 _TRAINING_GROUP: Final = "hetplan.training_methods"

@@ -1,10 +1,10 @@
 """Petals' and Swarm's rules: where servers that join one after the other put their layers.
 
 A server is a tensor-parallel group. Petals: each takes the consecutive layers that so far have the least throughput.
-Swarm: the layers are cut into equal stages, and each server joins the stage with the least throughput. Both let any server
-of a stage follow any of the one before; a plan has pipelines in which every GPU has one place, so the servers are made
-into chains afterwards: from the first layer on, the one that reaches furthest, then the fastest. A server that no chain
-takes stays idle. Every degree and a few reserves for the KV cache are tried, what serves most counts.
+Swarm: the layers are cut into equal stages, and each server joins the stage with the least throughput. Both let any
+server of a stage follow any of the one before; a plan has pipelines in which every GPU has one place, so the servers are
+made into chains afterwards: from the first layer on, the one that reaches furthest, then the fastest. A server that no
+chain takes stays idle. Every degree and a few reserves for the KV cache are tried, what serves most counts.
 
 References
 ----------
@@ -18,13 +18,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from planner.engine import default_split
-from planner.search.chain_plan import plan_of_chains
-from planner.search.chains import ChainPricer, ChainStage, PricedChain
+from planner.search.chain_plan import plan_of_chains, worth
+from planner.search.chains import Chain, ChainPricer, ChainStage, PricedChain
 from planner.search.problem import Budget, SearchResult, ServingProblem
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ def _search(
 ) -> SearchResult[ServingPlan]:
     pricer = ChainPricer(problem)
     classes = problem.cluster.classes
-    degrees: list[int | None] = sorted({tp for c in range(len(classes)) for tp in pricer.degrees(c)})
+    degrees: list[int | None] = [*sorted({tp for c in range(len(classes)) for tp in pricer.degrees(c)})]
     if not pricer.uniform:
         degrees.append(None)  # each node its largest
     names = list(dict.fromkeys(k.device.name for k in classes))
@@ -100,15 +101,11 @@ def _search(
                 depths = [0] if rule is _petals else _depths(pricer, servers)
                 options = [_chains(pricer, rule(pricer, servers, depth)) for depth in depths]
                 tried += len(options)
-                found += max(options, key=_served, default=[])
-            if _served(found) > _served(best):
+                found += max(options, key=partial(worth, pricer), default=[])
+            if worth(pricer, found) > worth(pricer, best):
                 best = found
     plan = plan_of_chains(pricer, best, told)
     return SearchResult(plan=plan, seconds=time.monotonic() - budget.started, counts={"configurations": tried})
-
-
-def _served(chains: Sequence[PricedChain]) -> float:
-    return sum(one.rate for one in chains)
 
 
 def _servers(pricer: ChainPricer, tp: int | None, batch: float, stages: int, devices: Sequence[str]) -> list[_Server]:
@@ -126,7 +123,9 @@ def _servers(pricer: ChainPricer, tp: int | None, batch: float, stages: int, dev
         if (c, size) not in facts:
             # with embedding and head, which any server may come to have
             time_NN = pricer.interval_times(c, size, at, sequences, range(layers + 1))
-            fitting = [n for n in range(1, layers + 1) if np.isfinite([time_NN[0, n], time_NN[layers - n, layers]]).all()]
+            fitting = [
+                n for n in range(1, layers + 1) if np.isfinite([time_NN[0, n], time_NN[layers - n, layers]]).all()
+            ]
             per_layer = float(pricer.kind(c, size).times.layer_KG["mean"][:, at].max())
             facts[c, size] = max(fitting, default=0), float(pricer.grid_G[at]) / per_layer
         most, speed = facts[c, size]
@@ -176,7 +175,8 @@ def _splits(pricer: ChainPricer, depth: int) -> bool:
 
 def _chains(pricer: ChainPricer, placed: Sequence[_Placed]) -> list[PricedChain]:
     """Make servers into chains, each server in one, as long as that works."""
-    left, found = list(placed), []
+    left = list(placed)
+    found: list[tuple[Chain, tuple[int, ...]]] = []
     while True:
         chain: list[_Placed] = []
         layers: list[int] = []
@@ -194,7 +194,7 @@ def _chains(pricer: ChainPricer, placed: Sequence[_Placed]) -> list[PricedChain]
         found.append((tuple(one.server.stage for one in chain), tuple(layers)))
 
 
-def _priced(pricer: ChainPricer, found: Sequence[tuple[tuple[ChainStage, ...], tuple[int, ...]]]) -> list[PricedChain]:
+def _priced(pricer: ChainPricer, found: Sequence[tuple[Chain, tuple[int, ...]]]) -> list[PricedChain]:
     rates = pricer.goodputs(found).tolist()
     return [
         PricedChain(chain, layers, rate if pricer.allowed(chain) and _tellable(pricer, layers) else 0.0)

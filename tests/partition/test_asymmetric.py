@@ -10,9 +10,7 @@ import pytest
 from planner.partition.asymmetric import Block, best_pipelines, pipeline_value
 
 
-def every_value(
-    time_KNN: np.ndarray, hop_UU: np.ndarray, blocks: list[Block], objective: str
-) -> float:
+def every_value(time_KNN: np.ndarray, hop_UU: np.ndarray, blocks: list[Block], objective: str) -> float:
     """Least value by walking through all pipelines, stage after stage."""
     last = time_KNN.shape[1] - 1
     best = math.inf
@@ -64,6 +62,6 @@ def test_equals_every_pipeline(seed: int, objective: str) -> None:
         assert [s.first for s in found[p]] == [0, *[s.end for s in found[p]][:-1]]
         assert found[p][-1].end == N - 1
         for u, block in enumerate(blocks):
-            used = sum(dict((k, size) for size, k in block.kinds)[s.kind] for s in found[p] if s.block == u)
+            used = sum({k: size for size, k in block.kinds}[s.kind] for s in found[p] if s.block == u)
             assert used <= block.devices
         assert [s.block for s in found[p]] == sorted(s.block for s in found[p])

@@ -69,7 +69,9 @@ def test_count_vectors_equal_subsets(seed: int, objective: str) -> None:
         np.ones(len(device_class), dtype=int),
         objective,  # type: ignore[arg-type]
     )
-    assert [one and one.value for one in apart.by_devices] == pytest.approx([one and one.value for one in found.by_devices])
+    assert [one and one.value for one in apart.by_devices] == pytest.approx(
+        [one and one.value for one in found.by_devices]
+    )
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -85,9 +87,7 @@ def test_equals_cp_sat_on_larger_ones(seed: int, objective: str) -> None:
     time_DNN = np.where(span_NN <= most_D[:, None, None], span_NN * layer_D[:, None, None].astype(float), np.inf)
     chain = chain_devices(time_DNN, hop_DD.astype(float), np.array(sizes), objective).pick(1.0, weight)  # type: ignore[arg-type]
     assert chain is not None
-    best = latency_by_cp_sat(
-        layer_D, most_D, hop_DD, device_class, layers, device_weight=weight, objective=objective
-    )
+    best = latency_by_cp_sat(layer_D, most_D, hop_DD, device_class, layers, device_weight=weight, objective=objective)
     assert chain.value + weight * len(chain.classes) == pytest.approx(best)
 
 
