@@ -111,9 +111,9 @@ def envelope(curves: Sequence[Sequence[tuple[float, float]]]) -> list[tuple[floa
     >>> lower[0], lower[-1]
     ((0.0, 1.0), (2.0, 2.0))
     """
-    lowest, highest = min(c[0][0] for c in curves), max(c[-1][0] for c in curves)
-    rates = np.linspace(lowest, highest, _STEPS)
-    price = np.full(_STEPS, np.inf)
+    own = [rate for curve in curves for rate, _ in curve]
+    rates = np.unique(np.concatenate([own, np.linspace(min(own), max(own), _STEPS)]))
+    price = np.full(len(rates), np.inf)
     for curve in curves:
         x, y = np.array(curve).T
         price = np.minimum(price, np.interp(rates, x, y, left=y[0], right=np.inf))

@@ -2,9 +2,9 @@
 
 A server is a tensor-parallel group. Petals: each takes the consecutive layers that so far have the least throughput.
 Swarm: the layers are cut into equal stages, and each server joins the stage with the least throughput. Both let any
-server of a stage follow any of the one before; a plan has pipelines in which every GPU has one place, so the servers are
-made into chains afterwards: from the first layer on, the one that reaches furthest, then the fastest. A server that no
-chain takes stays idle. Every degree and a few reserves for the KV cache are tried, what serves most counts.
+server of a stage follow any of the one before; a plan has pipelines in which every GPU has one place, so the servers
+are made into chains afterwards: from the first layer on, the one that reaches furthest, then the fastest. A server that
+no chain takes stays idle. Every degree and a few reserves for the KV cache are tried, what serves most counts.
 
 References
 ----------

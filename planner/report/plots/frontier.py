@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 from planner.errors import InputError
 from planner.report.frontier import PlanCurve, envelope, merged, pareto
@@ -22,7 +22,7 @@ _HUES: Final = (
     "#332288", "#CC6677", "#117733", "#DDAA33", "#882255", "#44AA99", "#AA4499", "#88CCEE", "#999933",
 )  # fmt: skip
 _MARKS: Final = "osD^vP*Xh"
-_DASHES: Final = ("-", (0, (5, 1.5)))
+_DASHES: Final[tuple[Literal["-", "--"], ...]] = ("-", "--")
 _BAND: Final = "#d2d2d2"
 
 Points = list[tuple[float, float]]
