@@ -22,7 +22,7 @@ from planner.search.problem import Budget, SearchResult, ServingProblem, Trainin
 from planner.search.registry import serving_method, training_method
 from planner.workload import Slo, Trace, Workload, load_trace
 
-__all__ = ["estimate", "plan_serving", "plan_training", "search_serving", "search_training"]
+__all__ = ["estimate", "plan_serving", "plan_training", "search_serving", "search_training", "serving_problem"]
 
 T = TypeVar("T")
 
@@ -257,6 +257,25 @@ def estimate(
             first += layers
         placed.append(replica)
     return estimate_serving(problem, placed)
+
+
+def serving_problem(
+    model: ModelSpec | str | Path,
+    cluster: Cluster | str | Path,
+    workload: Workload | Trace | str | Path,
+    *,
+    engine: EngineProfile | str = "vllm",
+    ttft: float | str | None = None,
+    tpot: float | str | None = None,
+    percentile: float = 0.90,
+    rate: float | str = "trace",
+    max_stages: int | None = None,
+) -> ServingProblem:
+    """Put a problem together for several methods (`planner.search.side_by_side.run_methods`).
+
+    Takes and raises what `plan_serving` does.
+    """
+    return _serving_problem(model, cluster, workload, engine, _slo(ttft, tpot, percentile), rate, max_stages)
 
 
 def _loaded(thing: T | str | Path, kind: type[T], load: Callable[[str | Path], T]) -> T:

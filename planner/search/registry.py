@@ -8,14 +8,37 @@ from typing import Final
 
 from planner.errors import InputError, unknown_name
 from planner.plan import ServingPlan, TrainingPlan
+from planner.search.baselines import search_even, search_even_sglang, search_even_vllm, search_pools
+from planner.search.helr import search_he, search_helr, search_helr_bottleneck, search_lr
+from planner.search.hexgen import search_hexgen
 from planner.search.metis import search_metis
 from planner.search.problem import Searcher, ServingProblem, TrainingProblem
 from planner.search.serving import search_templates
+from planner.search.volunteers import search_petals, search_swarm
 
-__all__ = ["SERVING_METHODS", "TRAINING_METHODS", "serving_method", "training_method"]
+__all__ = ["COMPARED", "SERVING_METHODS", "TRAINING_METHODS", "serving_method", "training_method"]
 
-SERVING_METHODS: Final[Mapping[str, Searcher[ServingProblem, ServingPlan]]] = {"templates": search_templates}
+SERVING_METHODS: Final[Mapping[str, Searcher[ServingProblem, ServingPlan]]] = {
+    "templates": search_templates,
+    "exact": search_templates,  # the same by the name that says what it is for, beside the others
+    "hexgen": search_hexgen,
+    "helr": search_helr,
+    "helr-he": search_he,
+    "helr-lr": search_lr,
+    "helr-bottleneck": search_helr_bottleneck,
+    "even": search_even,
+    "even-vllm": search_even_vllm,
+    "even-sglang": search_even_sglang,
+    "pools": search_pools,
+    "petals": search_petals,
+    "swarm": search_swarm,
+}
 TRAINING_METHODS: Final[Mapping[str, Searcher[TrainingProblem, TrainingPlan]]] = {"metis": search_metis}
+
+# What a comparison of all methods runs: the exact one, those of the literature, and what people do by hand.
+COMPARED: Final = (
+    "exact", "hexgen", "helr", "helr-he", "helr-lr", "pools", "even-vllm", "even-sglang", "petals", "swarm",
+)  # fmt: skip
 
 _SERVING_GROUP: Final = "hetplan.serving_methods"
 _TRAINING_GROUP: Final = "hetplan.training_methods"
