@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Fold", "fit_robustly", "leave_groups_out", "weights_of_groups"]
 
-Group = TypeVar("Group", bound=Hashable)
+Group = TypeVar("Group", bound=Hashable, covariant=True)
 Values = dict[str, float]
 
 _PULL: Final = 0.03
