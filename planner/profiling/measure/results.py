@@ -60,7 +60,7 @@ def tables_of(entries: Iterable[Entry], facts: DeviceFacts, *, date: str, note: 
             device=facts.name,
             title=f"{kind.title} on {facts.title}",
             source="planner profile measure",
-            licence="CC0-1.0",
+            licence="own measurement",
             date=date,
             software=facts.software,
             note=" ".join(part for part in (NOTES.get(name, ""), note) if part),
