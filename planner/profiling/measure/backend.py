@@ -73,6 +73,14 @@ class DeviceFacts:
     compute_capability: str | None = None
     registered: str | None = None
 
+    @property
+    def profile_name(self) -> str:
+        """Name of the profile that is written.
+
+        Not that of a shipped one: the cost model would take the surfaces that ship under that name.
+        """
+        return self.name if self.registered is None else f"{self.registered}_measured"
+
 
 class Backend(Protocol):
     """A device that operations can be timed on."""

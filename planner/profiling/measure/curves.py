@@ -47,10 +47,11 @@ def best_flops(gemm: MeasuredTable) -> dict[str, float]:
 
 
 def best_bandwidth(copy: MeasuredTable, direction: str) -> float | None:
-    """Highest bytes/s, reads and writes together, of copies of at least 4 MiB; None where there is none."""
-    chosen = (copy["direction"] == direction) & (copy["bytes"] >= 2**22)
+    """Highest bytes/s, reads and writes together, of the largest copies, which no cache holds; None without any."""
+    chosen = copy["direction"] == direction
     if not chosen.any():
         return None
+    chosen &= copy["bytes"] == copy["bytes"][chosen].max()
     return float((_TWO_WAY * copy["bytes"] / copy["seconds"])[chosen].max())
 
 

@@ -157,7 +157,7 @@ def measure_training_layer(point: Point, setup: Setup) -> Results:
             tensor.grad = None
 
     memory = backend.peak_bytes(both)
-    optimizer = torch.optim.AdamW(weights, lr=1e-5, fused=backend.kind == "cuda")
+    optimizer = torch.optim.AdamW(weights, lr=1e-5, fused=True)
     update = backend.time(Work(lambda _: optimizer.step(), graph=False), setup.budget)
     forward = backend.time(Work(lambda _: layer.forward(x), graph=False), setup.budget)
     whole = backend.time(Work(cleared, graph=False), setup.budget)

@@ -58,7 +58,7 @@ def profile_data(
     known = load_device(facts.registered) if facts.registered else None
     source = f"planner profile measure on {facts.title}; {facts.software}"
     top = {"kind": "measured", "source": source, "date": date}
-    data: dict[str, Any] = {"name": facts.name, "title": facts.title}
+    data: dict[str, Any] = {"name": facts.profile_name, "title": facts.title}
     if known is not None:
         data |= _known(known, note)
         flops: dict[str, float] = {dtype: quantity.value for dtype, quantity in known.flops.items()}

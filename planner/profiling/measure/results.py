@@ -21,8 +21,8 @@ NOTES: Final[dict[str, str]] = {
     "cipher": "AES-256-GCM of OpenSSL; threads are processes, as the library holds Python's lock.",
     "collective": "Ranks are processes of this machine, the slowest counts. send_recv is a ring in which every rank"
     " sends as much as it receives.",
-    "training_layer": "Eager; backward is forward and backward less forward; AdamW in the format of the weights. The"
-    " all-reduces of tensor parallelism are not in it.",
+    "training_layer": "Eager; backward is forward and backward less forward; fused AdamW in the format of the weights."
+    " The all-reduces of tensor parallelism are not in it.",
     "serving_layer": "Forward only; the all-reduces of tensor parallelism are not in it.",
 }
 
@@ -60,7 +60,7 @@ def tables_of(entries: Iterable[Entry], facts: DeviceFacts, *, date: str, note: 
             device=facts.name,
             title=f"{kind.title} on {facts.title}",
             source="planner profile measure",
-            licence="CC0-1.0",
+            licence="own measurement",
             date=date,
             software=facts.software,
             note=" ".join(part for part in (NOTES.get(name, ""), note) if part),

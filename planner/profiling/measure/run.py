@@ -236,5 +236,5 @@ def _write(out: Measured, journal: Journal, device: Backend, state: str, *, quic
         out.why_no_profile = lacking
         return
     data = profile_data(out.facts, device.kind, tables, date=date, note=note, quick=quick)
-    out.profile_path = out.folder / f"{out.facts.name}.yaml"
+    out.profile_path = out.folder / f"{out.facts.profile_name}.yaml"
     out.profile = write_profile(data, out.profile_path)
