@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Final
 
 from planner.cluster import load_device
 from planner.cluster.measured import SurfaceFacts, SurfaceFile, write_fitted
-from planner.errors import InputError
 from planner.profiling.fit.attention import fit_attention
 from planner.profiling.fit.collectives import fit_collectives
 from planner.profiling.fit.gemm import fit_gemm
@@ -109,15 +108,11 @@ def write_dense(
     folder
         Where its folder is or will be.
 
-    Raises
-    ------
-    InputError
-        If there is nothing to write.
+    Returns
+    -------
+    list
+        What was written: each file with the facts beside it.
     """
-    if not families:
-        raise InputError(
-            f"no table of {device_name} can be fitted", expected="GEMM, attention or collectives, 40 rows at least"
-        )
     device, written = load_device(device_name), []
     for family, fitted in families.items():
         title, note = FAMILIES[family]
