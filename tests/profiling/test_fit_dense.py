@@ -65,9 +65,7 @@ def test_a_known_surface_is_found_again() -> None:
 
 
 def test_noise_shows_in_the_error_and_hardly_in_the_surface() -> None:
-    clean, noisy = (
-        fit_gemm(made_up_gemm(noise=noise)[0], load_device("h200"))["bf16/vllm"] for noise in (0.0, 0.1)
-    )
+    clean, noisy = (fit_gemm(made_up_gemm(noise=noise)[0], load_device("h200"))["bf16/vllm"] for noise in (0.0, 0.1))
     assert noisy[1].error == pytest.approx(0.08, abs=0.03)  # the mean of |N(0, 0.1)|, and what the fit takes up of it
     difference = np.abs(noisy[0].log_values - clean[0].log_values)[:, 2:-1, 2:-1]
     assert difference.mean() < 0.06
@@ -103,9 +101,7 @@ def test_the_faster_kernel_of_a_shape_counts() -> None:
         name: np.concatenate([column, 3.0 * column if name == "seconds" else column])
         for name, column in table.columns.items()
     }
-    one, other = (
-        fit_gemm(t, load_device("h200"))["bf16/vllm"][0] for t in (table, MeasuredTable(table.origin, both))
-    )
+    one, other = (fit_gemm(t, load_device("h200"))["bf16/vllm"][0] for t in (table, MeasuredTable(table.origin, both)))
     assert np.allclose(one.log_values, other.log_values)
 
 

@@ -62,7 +62,9 @@ def test_what_runs_in_a_graph_is_told_from_what_the_host_launches() -> None:
     table = next(t for t in import_aiconfigurator(RAW, kinds=("collective",)) if t.origin.software.startswith("vllm"))
     assert set(table["library"].tolist()) == {"custom", "custom_eager"}
     small = table["bytes"] <= 2**14
-    graph, eager = (np.median(table["seconds"][small & (table["library"] == one)]) for one in ("custom", "custom_eager"))
+    graph, eager = (
+        np.median(table["seconds"][small & (table["library"] == one)]) for one in ("custom", "custom_eager")
+    )
     assert eager > 3 * graph
 
 

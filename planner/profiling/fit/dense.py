@@ -1,4 +1,4 @@
-"""All surfaces that dense layers need of a GPU type: from its measured tables to the files that the cost model reads."""
+"""All surfaces that dense layers need of a GPU type: from its measured tables to the files that ship."""
 
 from __future__ import annotations
 
@@ -32,11 +32,13 @@ FAMILIES: Final[Mapping[str, tuple[str, str]]] = {
     "attention": (
         "share of the roofline that attention reaches, by phase, KV format and engine",
         "seconds = floor + planner.cost.rooflines.prefill_roofline or decode_roofline / share. length: twice the tokens"
-        " that a new token sees on average; parallel: prompts x heads, or sequences x KV heads; group: queries per KV head.",
+        " that a new token sees on average; parallel: prompts x heads, or sequences x KV heads; group: queries per KV"
+        " head.",
     ),
     "collectives": (
         "seconds of collectives inside a node, by operation and library",
-        "bytes: held by every GPU before an all-reduce; in all after an all-gather, before a reduce-scatter or all-to-all.",
+        "bytes: held by every GPU before an all-reduce; in all after an all-gather, before a reduce-scatter or"
+        " all-to-all.",
     ),
 }
 _OF_KIND: Final = {

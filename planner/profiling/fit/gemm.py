@@ -38,7 +38,7 @@ STORED: Final[dict[str, Dtype]] = {
     "int4": "int4",
 }
 _LEAST_WIDTH: Final = 64  # narrower matrices are no layer's
-# A table whose smallest products take longer holds the time of the host (a just-in-time compiler, Python), not the GPU's.
+# A table whose smallest products take longer holds the time of the host: a just-in-time compiler, Python.
 _LONGEST_FLOOR: Final = 20e-6
 _FEWEST: Final = 40  # rows that a surface can be fitted to
 

@@ -2,8 +2,8 @@
 
 ``seconds = floor + roofline / share``: the floor is the launch of the smallest shapes, which CUDA graphs hide in part,
 the share at most what memory and units deliver to work that no cache holds. A benchmark runs the same product again and
-again, so that the chip's cache holds it; a served model does not, and such rows count at the largest share. Rows count by
-the part of their time that is not the floor, so that what is fitted is the relative error of the time.
+again, so that the chip's cache holds it; a served model does not, and such rows count at the largest share. Rows count
+by the part of their time that is not the floor, so that what is fitted is the relative error of the time.
 
 Legend: R row (measurement), A axis.
 """
