@@ -41,7 +41,12 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
 }
 
 # Slow to import: `planner --help` must not wait for them, nor a plan for a solver that it does not use.
-LAZY = frozenset({"networkx", "ortools", "scipy", "pulp", "matplotlib", "simpy", "torch", "pynvml", "cryptography"})
+LAZY = frozenset(
+    {
+        *("networkx", "ortools", "scipy", "pulp", "matplotlib", "simpy"),
+        *("torch", "pynvml", "cryptography", "pandas", "pyarrow"),
+    }
+)
 # Nothing here runs what it reads, and nothing talks to a network or starts another program.
 FORBIDDEN_IMPORTS = frozenset(
     {

@@ -8,14 +8,17 @@ from typing import Annotated
 import typer
 
 from planner.cli import options as opt
+from planner.cli.profile_fit import fit
 from planner.cli.profile_measure import measure
 
 __all__ = ["app", "import_", "kinds"]
 
 app = typer.Typer(
-    help="Measured profiles of GPUs: import what others measured, measure what is here.", no_args_is_help=True
+    help="Measured profiles of GPUs: import what others measured, measure what is here, fit surfaces.",
+    no_args_is_help=True,
 )
 app.command("measure")(measure)
+app.command("fit")(fit)
 
 
 def _kinds(incomplete: str) -> list[str]:

@@ -20,7 +20,15 @@ from planner.cluster.surface import Surface, read_surfaces, write_surfaces
 from planner.errors import InputError
 from planner.resources import resource_dir
 
-__all__ = ["FittedSurface", "SurfaceFacts", "SurfaceFile", "load_fitted", "read_fitted", "write_fitted"]
+__all__ = [
+    "FittedSurface",
+    "SurfaceFacts",
+    "SurfaceFile",
+    "load_fitted",
+    "measured_path",
+    "read_fitted",
+    "write_fitted",
+]
 
 
 class SurfaceFacts(BaseModel):
@@ -144,5 +152,10 @@ def load_fitted(device: str, family: str) -> Mapping[str, FittedSurface]:
     >>> load_fitted("h200", "gemm")["bf16/vllm"].surface.names
     ('m', 'n', 'k')
     """
-    path = resource_dir("profiles") / "measured" / device / f"{family}.npz"
+    path = measured_path(device, family)
     return read_fitted(path)[1] if path.exists() else {}
+
+
+def measured_path(device: str, family: str) -> Path:
+    """File of the surfaces of a GPU type, where there is one."""
+    return resource_dir("profiles") / "measured" / device / f"{family}.npz"

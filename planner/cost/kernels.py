@@ -1,7 +1,7 @@
 """Measured kernels of dense layers on a GPU type: which surface holds for an engine and a format, ready for arrays.
 
-``seconds = start + roofline / share``. Of an engine's own kernels its surfaces are taken; without an engine, or where it
-was not measured, the best share that any engine reaches. The start of a kernel is the least that any engine's smallest
+``seconds = start + roofline / share``. An engine runs its own kernels; without an engine, or where it was not measured,
+the best share that any engine reaches. The start of a kernel is the least that any engine's smallest
 shapes take: what a table has above that is the time of the host, which CUDA graphs hide and `profiles/engines` holds.
 
 Legend: B batch of loads.

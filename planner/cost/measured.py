@@ -19,13 +19,21 @@ if TYPE_CHECKING:
     from planner.cluster.surface import Surface
     from planner.plan.figure import Provenance
 
-__all__ = ["TRANSFER_ERROR", "TRANSFER_ERRORS", "KernelSurface", "kernel_surfaces", "measured_devices", "relative_of"]
+__all__ = [
+    "TRANSFER_ERROR",
+    "TRANSFER_ERRORS",
+    "KernelSurface",
+    "kernel_surfaces",
+    "lender_of",
+    "measured_devices",
+    "relative_of",
+]
 
 # Relative error of a share of the roofline on another GPU type; an estimate.
 TRANSFER_ERROR: Final = 0.35
 # The same where it was found out, as the largest error of predicting a measured GPU type from its relative: of the same
 # compute capability, and of the same generation only. `planner.profiling.fit.transfer` finds them again.
-TRANSFER_ERRORS: Final[Mapping[str, tuple[float, float]]] = {"gemm": (0.14, 0.33), "attention": (0.14, 0.59)}
+TRANSFER_ERRORS: Final[Mapping[str, tuple[float, float]]] = {"gemm": (0.14, 0.32), "attention": (0.22, 0.56)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,16 +79,18 @@ def kernel_surfaces(device: DeviceProfile, family: str) -> Mapping[str, KernelSu
     >>> surface.provenance, surface.surface.names
     ('fitted', ('tokens_per_expert', 'width', 'work', 'groups'))
     """
-    nvidia = device.vendor == "NVIDIA"
-    return _surfaces(device.name, device.compute_capability if nvidia else None, device.memory_bandwidth.value, family)
+    lender = lender_of(device, family)
+    return {} if lender is None else _surfaces(device.name, device.compute_capability, lender, family)
+
+
+def lender_of(device: DeviceProfile, family: str) -> str | None:
+    """GPU type whose surfaces count for one: itself, or the relative that stands in; None where there is none."""
+    measured = measured_devices(family)
+    return device.name if device.name in measured else _stand_in(device, measured)
 
 
 @lru_cache(maxsize=64)
-def _surfaces(name: str, capability: str | None, bandwidth: float, family: str) -> Mapping[str, KernelSurface]:
-    measured = measured_devices(family)
-    lender = name if name in measured else _relative(capability, bandwidth, measured)
-    if lender is None:
-        return {}
+def _surfaces(name: str, capability: str | None, lender: str, family: str) -> Mapping[str, KernelSurface]:
     fitted = load_fitted(lender, family)
     own = lender == name
     alike = not own and load_device(lender).compute_capability == capability
@@ -104,7 +114,10 @@ def _surfaces(name: str, capability: str | None, bandwidth: float, family: str) 
 
 def relative_of(name: str, measured: tuple[str, ...]) -> str | None:
     """GPU type among some measured ones that stands in for another; None where there is no relative."""
-    device = load_device(name)
+    return _stand_in(load_device(name), measured)
+
+
+def _stand_in(device: DeviceProfile, measured: tuple[str, ...]) -> str | None:
     capability = device.compute_capability if device.vendor == "NVIDIA" else None
     return _relative(capability, device.memory_bandwidth.value, measured)
 
@@ -116,6 +129,7 @@ def measured_devices(family: str) -> tuple[str, ...]:
     return tuple(path.parent.name for path in sorted(folder.glob(f"*/{family}.npz")))
 
 
+@lru_cache(maxsize=256)
 def _relative(capability: str | None, bandwidth: float, measured: tuple[str, ...]) -> str | None:
     if capability is None:
         return None

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from planner.cluster.measured import measured_path, read_fitted
+from planner.cost.measured import kernel_surfaces, lender_of
 from planner.report.terminal import block, data_table, heading, styled_provenance
 from planner.report.words import format_bandwidth, format_error, format_number, format_share
 from planner.units import format_bytes, format_seconds
+
+_FAMILIES: Final = ("gemm", "attention", "collectives", "moe", "mla")
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -57,7 +61,35 @@ def device_report(device: DeviceProfile) -> RenderableType:
     parts += [block({"source": efficiency.source, "date": efficiency.date}), _curves(device)]
     if efficiency.note:
         parts.append(Text(efficiency.note, style="dim"))
+    kernels = _kernels(device)
+    if kernels.row_count:
+        parts += [heading("Measured kernels"), kernels]
     return Group(*parts)
+
+
+def _kernels(device: DeviceProfile) -> Table:
+    """Surfaces of kernels that this GPU or a relative was measured with: they come before the curves."""
+    rows = []
+    for family in _FAMILIES:
+        lender = lender_of(device, family)
+        if lender is None or (
+            lender != device.name and (family == "collectives" or device.efficiency.kind == "measured")
+        ):
+            continue  # links are lent by name, and measurements of one's own come first
+        file, surfaces = read_fitted(measured_path(lender, family))
+        errors = [one.error for one in kernel_surfaces(device, family).values()]
+        low, high = format_error(min(errors)), format_error(max(errors))
+        rows.append(
+            [
+                family,
+                str(len(surfaces)),
+                low if low == high else f"{low} to {high}",
+                styled_provenance(file.kind if lender == device.name else "estimated"),
+                file.date,
+                file.source if lender == device.name else f"of {lender}: {file.source}",
+            ]
+        )
+    return data_table(["family", ">surfaces", ">error", "kind", "date", "source"], rows, fold=("source",))
 
 
 def _numbers(device: DeviceProfile) -> Table:

@@ -73,7 +73,7 @@ def test_experts_are_read_as_far_as_they_are_visited() -> None:
     ops = operators("h100_sxm")
     grouped = ops.grouped_gemm(np.array([1.0, 1000.0]), 4096, 1536, 128, 8, "bf16", "bf16")
     single = float(ops.gemm(np.array(1.0), 4096, 1536, "bf16", "bf16"))
-    floor = ops.device.efficiency.gemm_floor.value
+    floor = float(ops.gemm(np.array(1e-6), 1, 1, "bf16", "bf16"))  # no work: the start of a kernel
     assert float(grouped[0]) - floor == pytest.approx(8 * (single - floor), rel=0.01)
     assert float(grouped[1]) > 10 * float(grouped[0])
 
@@ -96,11 +96,12 @@ def test_rings(size: int, message: float, bandwidth: float, latency: float) -> N
 
 
 def test_measured_all_reduce_is_met_at_its_points() -> None:
-    """Eight H100, 1 MiB: 13.47 us in the tables."""
+    """Eight H100, 1 MiB: 13.47 us in vLLM's table; the fastest of all collections, within the stated error."""
     device = load_device("h100_sxm")
     group = collective_for(device, 8, load_link(device.link).link(), native=True)
-    assert float(group.all_reduce(np.array(float(2**20)))) == pytest.approx(13.467e-6, rel=1e-3)
-    assert group.provenance == "measured"
+    assert float(group.all_reduce(np.array(float(2**20)))) == pytest.approx(13.467e-6, rel=group.error)
+    assert group.error < 0.15
+    assert group.provenance == "fitted"
     slow = collective_for(device, 8, Link(bandwidth=1e9, latency=1e-5), native=False)
     assert slow.provenance == "spec"
     assert float(slow.all_reduce(np.array(1e8))) > 0.1
@@ -110,7 +111,7 @@ def test_a_group_over_two_nodes_runs_at_the_network() -> None:
     cluster = load_cluster("a100-l40s-l4-24")
     inside = group_collective(cluster, cluster.gpus_of("l40s-0")[:2])
     across = group_collective(cluster, ("l40s-0/0", "l40s-1/0"))
-    assert inside.provenance == node_collective(cluster.class_of_node("l40s-0"), 2).provenance == "measured"
+    assert inside.provenance == node_collective(cluster.class_of_node("l40s-0"), 2).provenance == "fitted"
     assert across.provenance == "spec"
     message = np.array(1e8)
     assert float(across.all_reduce(message)) > float(inside.all_reduce(message))

@@ -1,7 +1,8 @@
 """Attention: the share of the roofline, for each phase, KV format and engine.
 
 Prompts: by their length, by prompts times heads (which fill the GPU), by head dimension and by queries that share a KV
-head; by the window instead of these where a layer has one. Decode: by tokens held, by sequences times KV heads, head dimension and queries per KV head.
+head; by the window instead of these where a layer has one. Decode: by tokens held, by sequences times KV heads, head
+dimension and queries per KV head.
 """
 
 from __future__ import annotations
@@ -60,8 +61,8 @@ def fit_attention(table: MeasuredTable, device: DeviceProfile) -> dict[str, tupl
     Returns
     -------
     dict
-        ``prefill/<KV format>/<engine>`` and ``prefill_window/…``, or ``decode/…``. Where prompts over an 8-bit cache were measured in both formats
-        of multiplication, 8 bit counts.
+        ``prefill/<KV format>/<engine>`` and ``prefill_window/…``, or ``decode/…``. Where prompts over an 8-bit cache
+        were measured in both formats of multiplication, 8 bit counts.
     """
     prefill = table.origin.table == "prefill_attention"
     phase = "prefill" if prefill else "decode"

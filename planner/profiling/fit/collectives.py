@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from planner.cluster.surface import Surface
-    from planner.cost._types import Array
     from planner.profiling.tables import MeasuredTable
 
 __all__ = ["fit_collectives"]
@@ -34,8 +33,8 @@ def fit_collectives(tables: Sequence[MeasuredTable]) -> dict[str, tuple[Surface,
     Parameters
     ----------
     tables
-        Its ``collective`` tables. Of several collections of the same library the fastest counts at each size: a group on
-        a slow host says little about the GPU. How far the middle one is above it counts as error.
+        Its ``collective`` tables. Of several collections of the same library the fastest counts at each size: a group
+        on a slow host says little about the GPU. How far the middle one is above it counts as error.
 
     Returns
     -------
@@ -80,8 +79,8 @@ def _fit(times: dict[tuple[int, int], list[float]], software: str) -> tuple[Surf
         rows=sum(len(seconds) for seconds in times.values()),
         error=round(max(float(missed_R.mean()), min(spread, _LARGEST_ERROR)), 4),
         error_median=round(float(np.median(missed_R)), 4),
-        error_basis=f"each message size left out once, in {FOLDS} parts; or how far the median of the collections is above"
-        f" the fastest, {100 * spread:.0f} %, if that is more",
+        error_basis=f"each message size left out once, in {FOLDS} parts; or how far the median of the collections is"
+        f" above the fastest, {100 * spread:.0f} %, if that is more",
         software=software,
     )
     return smooth(axes, points_RA, log_seconds_R, even_R), facts

@@ -1,4 +1,4 @@
-"""All surfaces that dense layers need of a GPU type: from its measured tables to the files that the cost model reads."""
+"""All surfaces that dense layers need of a GPU type: from its measured tables to the files that ship."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Final
 
 from planner.cluster import load_device
 from planner.cluster.measured import SurfaceFacts, SurfaceFile, write_fitted
-from planner.errors import InputError
 from planner.profiling.fit.attention import fit_attention
 from planner.profiling.fit.collectives import fit_collectives
 from planner.profiling.fit.gemm import fit_gemm
@@ -33,11 +32,13 @@ FAMILIES: Final[Mapping[str, tuple[str, str]]] = {
     "attention": (
         "share of the roofline that attention reaches, by phase, KV format and engine",
         "seconds = floor + planner.cost.rooflines.prefill_roofline or decode_roofline / share. length: twice the tokens"
-        " that a new token sees on average; parallel: prompts x heads, or sequences x KV heads; group: queries per KV head.",
+        " that a new token sees on average; parallel: prompts x heads, or sequences x KV heads; group: queries per KV"
+        " head.",
     ),
     "collectives": (
         "seconds of collectives inside a node, by operation and library",
-        "bytes: held by every GPU before an all-reduce; in all after an all-gather, before a reduce-scatter or all-to-all.",
+        "bytes: held by every GPU before an all-reduce; in all after an all-gather, before a reduce-scatter or"
+        " all-to-all.",
     ),
 }
 _OF_KIND: Final = {
@@ -109,15 +110,11 @@ def write_dense(
     folder
         Where its folder is or will be.
 
-    Raises
-    ------
-    InputError
-        If there is nothing to write.
+    Returns
+    -------
+    list
+        What was written: each file with the facts beside it.
     """
-    if not families:
-        raise InputError(
-            f"no table of {device_name} can be fitted", expected="GEMM, attention or collectives, 40 rows at least"
-        )
     device, written = load_device(device_name), []
     for family, fitted in families.items():
         title, note = FAMILIES[family]

@@ -20,12 +20,17 @@ if TYPE_CHECKING:
 
 __all__ = ["GEMM_AXES", "STORED", "fit_gemm"]
 
+# Kernels change their tiles where a power of two is exceeded: both sides of it are knots.
 _TOKENS: Final = (
-    *(1, 2, 4, 8, 16, 32, 48, 64, 96, 128, 160, 192, 256, 512),
+    *(1, 2, 4, 8, 16, 17, 32, 33, 48, 64, 65, 96, 128, 129, 160, 192, 256, 257, 512, 513),
     *(768, 1024, 1536, 2048, 3072, 4096, 8192, 16384, 32768),
 )
-_WIDTHS: Final = (64, 256, 512, 1024, 2048, 3072, 4096, 6144, 8192, 12288, 16384, 65536)
-GEMM_AXES: Final[Axes] = (("m", _TOKENS), ("n", _WIDTHS), ("k", _WIDTHS))
+_COLUMNS: Final = (
+    *(64, 256, 512, 1024, 2048, 3072, 4096, 5120, 6144, 7168),
+    *(8192, 10240, 12288, 16384, 65536),
+)  # finer than the depth: tiles over n fill the GPU, or leave a part of it idle
+_DEPTHS: Final = (64, 256, 512, 1024, 2048, 3072, 4096, 6144, 8192, 12288, 16384, 65536)
+GEMM_AXES: Final[Axes] = (("m", _TOKENS), ("n", _COLUMNS), ("k", _DEPTHS))
 
 # Formats of tables that are fitted, and in what they store weights.
 STORED: Final[dict[str, Dtype]] = {
@@ -38,7 +43,7 @@ STORED: Final[dict[str, Dtype]] = {
     "int4": "int4",
 }
 _LEAST_WIDTH: Final = 64  # narrower matrices are no layer's
-# A table whose smallest products take longer holds the time of the host (a just-in-time compiler, Python), not the GPU's.
+# A table whose smallest products take longer holds the time of the host: a just-in-time compiler, Python.
 _LONGEST_FLOOR: Final = 20e-6
 _FEWEST: Final = 40  # rows that a surface can be fitted to
 

@@ -55,7 +55,6 @@ def smooth(axes: Axes, points_RA: Array, log_values_R: Array, weights_R: Array) 
     Surface
     """
     from scipy import sparse  # slow to import
-    from scipy.sparse.linalg import spsolve
 
     basis_RK = _basis(axes, points_RA)
     shape = tuple(len(knots) for _, knots in axes)
@@ -67,7 +66,7 @@ def smooth(axes: Axes, points_RA: Array, log_values_R: Array, weights_R: Array) 
         weight_R = weights_R**2 * robust_R
         scaled_RK = sparse.diags_array(weight_R) @ basis_RK
         normal_KK = basis_RK.T @ scaled_RK + rows_each * penalty_KK
-        values_K = spsolve(sparse.csc_array(normal_KK), scaled_RK.T @ log_values_R)
+        values_K = _solved(normal_KK, scaled_RK.T @ log_values_R)
         missed_R = np.abs(basis_RK @ values_K - log_values_R) * weights_R
         robust_R = np.minimum(1.0, _HUBER / np.maximum(missed_R, 1e-12))
     return Surface(
@@ -110,6 +109,18 @@ def left_out(
         held_out = np.flatnonzero(fold_R == fold)
         predicted_R[held_out] = fit(np.flatnonzero(fold_R != fold))(held_out)
     return predicted_R
+
+
+def _solved(normal_KK: Any, right_K: Array) -> Array:
+    """Solve the normal equations: positive definite, and banded, as only near knots meet."""
+    from scipy.linalg import solveh_banded
+    from scipy.sparse import triu
+
+    upper = triu(normal_KK, format="coo")
+    width = int((upper.col - upper.row).max())
+    banded = np.zeros((width + 1, upper.shape[1]))
+    np.add.at(banded, (width + upper.row - upper.col, upper.col), upper.data)
+    return np.asarray(solveh_banded(banded, right_K, overwrite_ab=True, check_finite=False))
 
 
 def _basis(axes: Axes, points_RA: Array) -> Any:

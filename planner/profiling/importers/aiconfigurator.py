@@ -7,8 +7,10 @@ elements.
 
 from __future__ import annotations
 
+import csv
 import importlib.util
-from collections.abc import Callable, Iterator
+import io
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -16,6 +18,7 @@ import numpy as np
 
 from planner.errors import InputError
 from planner.profiling.tables import MeasuredTable, Origin
+from planner.resources import read_text
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -43,6 +46,7 @@ _DTYPES: Final[dict[str, str]] = {
     "int4_wo": "int4",
 }
 _ELEMENT_BYTES: Final[dict[str, int]] = {"half": 2, "float16": 2, "bfloat16": 2, "int8": 1, "fp8": 1, "float32": 4}
+_ENDINGS: Final = (".parquet", ".txt")  # of this release, and of older ones
 _OPERATIONS: Final[dict[str, str]] = {"alltoall": "all_to_all"}
 
 _SOURCE: Final = "aiconfigurator-core 0.12.0 kernel tables"
@@ -50,7 +54,7 @@ _LICENCE: Final = "Apache-2.0"
 _DATE: Final = "2026-11"
 
 Columns = dict[str, Any]
-Frame = Any  # a pandas DataFrame: pandas is an extra
+Frame = dict[str, "NDArray[Any]"]
 
 
 class _Family(NamedTuple):
@@ -101,7 +105,7 @@ def find_tables(path: Path | None, *, device: str | None = None) -> Iterator[tup
     for system, name in SYSTEMS.items():
         if device is not None and name != device:
             continue
-        for file in sorted((folder / system).glob("*/*/*/*_perf.parquet")):
+        for file in sorted(path for end in _ENDINGS for path in (folder / system).glob(f"*/*/*/*_perf{end}")):
             family = _FAMILIES.get(file.stem)
             if family is not None:
                 yield file, name, family
@@ -128,18 +132,7 @@ def _installed() -> Path:
 
 
 def _table(file: Path, device: str, family: _Family) -> MeasuredTable:
-    try:
-        import pandas as pd  # noqa: PLC0415  # an extra, and slow
-    except ImportError:
-        raise InputError(
-            "reading .parquet needs pandas and pyarrow", where=file, hint="pip install 'hetplan[aic]'"
-        ) from None
-    try:
-        frame = pd.read_parquet(file)
-    except ImportError:
-        raise InputError("reading .parquet needs pyarrow", where=file, hint="pip install 'hetplan[aic]'") from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot be read: {error}", where=file, expected="a complete .parquet file") from None
+    frame = _parquet(file) if file.suffix == ".parquet" else _text(file)
     engine, version = file.parts[-3], file.parts[-2]
     origin = Origin(
         table=family.kind,
@@ -152,70 +145,107 @@ def _table(file: Path, device: str, family: _Family) -> MeasuredTable:
     )
     try:
         columns = family.read(frame)
-        columns["seconds"] = frame["latency"].to_numpy(float) * 1e-3
+        columns["seconds"] = frame["latency"].astype(float) * 1e-3
     except KeyError as error:
         raise InputError(f"lacks the column {error}", where=file, expected=f"a table of {family.title}") from None
+    except ValueError as error:
+        raise InputError(f"holds what is no number: {error}", where=file, expected="sizes and milliseconds") from None
     return MeasuredTable.of(origin, columns, where=str(file))
 
 
-def _named(values: Any, names: dict[str, str]) -> NDArray[Any]:
-    texts = values.astype(str)
-    return np.asarray(texts.map({text: names.get(text, text) for text in texts.unique()}))
+def _parquet(file: Path) -> Frame:
+    try:
+        import pandas as pd  # an extra, and slow
+
+        table = pd.read_parquet(file)
+    except ImportError:
+        raise InputError(
+            "reading .parquet needs pandas and pyarrow", where=file, hint="pip install 'hetplan[aic]'"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot be read: {error}", where=file, expected="a complete .parquet file") from None
+    return {str(name): table[name].to_numpy() for name in table.columns}
 
 
-def _or(frame: Frame, column: str, default: int) -> Any:
-    return frame[column] if column in frame else np.full(len(frame), default)
+def _text(file: Path) -> Frame:
+    """Read comma-separated text, as older releases hold it."""
+    lines = [line for line in csv.reader(io.StringIO(read_text(file, "kernel table"), newline="")) if line]
+    if len(lines) < 2:
+        raise InputError("is empty", where=file, expected="a header and measurements")
+    for number, line in enumerate(lines[1:], start=2):
+        if len(line) != len(lines[0]):
+            raise InputError(
+                f"{len(line)} fields where the header has {len(lines[0])}",
+                where=f"{file}:{number}",
+                hint="the file may be cut short; complete that row, or take it out",
+            )
+    return {name.strip(): np.array([line[at] for line in lines[1:]]) for at, name in enumerate(lines[0])}
+
+
+def _whole(values: NDArray[Any]) -> NDArray[Any]:
+    """Sizes, which text holds as text."""
+    return values.astype(float)
+
+
+def _named(values: NDArray[Any], names: Mapping[str, str]) -> NDArray[Any]:
+    texts, place = np.unique(values.astype(str), return_inverse=True)
+    return np.array([names.get(text, text) for text in texts.tolist()])[place.reshape(-1)]
+
+
+def _or(frame: Frame, column: str, default: int) -> NDArray[Any]:
+    if column in frame:
+        return _whole(frame[column])
+    return np.full(len(frame["latency"]), float(default))
 
 
 def _gemm(frame: Frame) -> Columns:
-    return {"dtype": _named(frame["gemm_dtype"], _DTYPES), **{size: frame[size] for size in "mnk"}}
+    return {"dtype": _named(frame["gemm_dtype"], _DTYPES), **{size: _whole(frame[size]) for size in "mnk"}}
 
 
 def _heads(frame: Frame) -> Columns:
-    heads = frame["num_heads"]
-    kv = frame["num_key_value_heads"]
+    heads, kv = _whole(frame["num_heads"]), _whole(frame["num_key_value_heads"])
+    kv_dtype = _named(frame["kv_cache_dtype"], _DTYPES)
     return {
         "heads": heads,
-        "kv_heads": kv.where(kv > 0, heads),  # 0 says that every head has its own
+        "kv_heads": np.where(kv > 0, kv, heads),  # 0 says that every head has its own
         "head_dim": _or(frame, "head_dim", 128),
         "window": _or(frame, "window_size", 0),
-        "dtype": _named(frame["attn_dtype"], _DTYPES) if "attn_dtype" in frame else np.full(len(frame), "bf16"),
-        "kv_dtype": _named(frame["kv_cache_dtype"], _DTYPES),
-        "batch": frame["batch_size"],
+        "dtype": _named(frame["attn_dtype"], _DTYPES) if "attn_dtype" in frame else np.full(len(heads), "bf16"),
+        "kv_dtype": kv_dtype,
+        "batch": _whole(frame["batch_size"]),
     }
 
 
 def _prefill(frame: Frame) -> Columns:
-    return {**_heads(frame), "tokens": frame["isl"], "context": _or(frame, "step", 0)}
+    return {**_heads(frame), "tokens": _whole(frame["isl"]), "context": _or(frame, "step", 0)}
 
 
 def _decode(frame: Frame) -> Columns:
-    return {**_heads(frame), "context": frame["isl"] + frame["step"]}
+    return {**_heads(frame), "context": _whole(frame["isl"]) + _or(frame, "step", 0)}
 
 
 def _messages(frame: Frame, dtype: str) -> Columns:
-    sizes = _named(frame[dtype], {}).tolist()
-    bytes_each = np.array([_ELEMENT_BYTES[str(name)] for name in sizes])
+    each = _named(frame[dtype], {name: str(size) for name, size in _ELEMENT_BYTES.items()}).astype(float)
     return {
         "dtype": _named(frame[dtype], _DTYPES),
-        "gpus": frame["num_gpus"],
-        "bytes": frame["message_size"].to_numpy(np.int64) * bytes_each,
+        "gpus": _whole(frame["num_gpus"]),
+        "bytes": _whole(frame["message_size"]) * each,
     }
 
 
 def _nccl(frame: Frame) -> Columns:
     return {
         "operation": _named(frame["op_name"], _OPERATIONS),
-        "library": np.full(len(frame), "nccl"),
+        "library": np.full(len(frame["latency"]), "nccl"),
         **_messages(frame, "nccl_dtype"),
     }
 
 
 def _custom_all_reduce(frame: Frame) -> Columns:
-    eager = frame["kernel_source"].astype(str).str.contains("eager")
+    kernels = frame["kernel_source"].astype(str)
     return {
-        "operation": np.full(len(frame), "all_reduce"),
-        "library": np.where(eager, "custom_eager", "custom"),
+        "operation": np.full(len(kernels), "all_reduce"),
+        "library": np.where(np.char.find(kernels, "eager") >= 0, "custom_eager", "custom"),
         **_messages(frame, "allreduce_dtype"),
     }
 

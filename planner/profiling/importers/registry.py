@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from planner.errors import InputError, unknown_name
+from planner.profiling.importers.aiconfigurator_all import read_aiconfigurator
 from planner.profiling.importers.base import Imported, Source
 from planner.profiling.importers.distserve import import_distserve
 from planner.profiling.importers.helix import import_helix
@@ -23,6 +24,12 @@ GROUP: Final = "hetplan.profile_sources"
 """Entry point group under which other packages offer a `Source`."""
 
 SOURCES: Final[dict[str, Source]] = {
+    "aiconfigurator": Source(
+        title="NVIDIA AIConfigurator: GEMM, attention, MLA, MoE and collectives on nine GPU types",
+        path="systems/data of aiconfigurator-core; without PATH the installed package, pip install 'hetplan[aic]'",
+        read=read_aiconfigurator,
+        needs_path=False,
+    ),
     "helix": Source(
         title="Helix (ASPLOS 2025): layers in serving on A100, V100, L4, T4",
         path="folder with <model>/<machine>/prompt_bs2time.csv and decode_bs2time.csv",
