@@ -225,5 +225,6 @@ def predict_training(
             hop_S=hop_S,
             pipeline=pipeline,
             total=total,
+            run_error=engine.training.gemm.error,
         ),
     )

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from planner.cost.device import compute_dtype
+from planner.cost.layer import PARTS
 from planner.model import layer_table
 from planner.plan.figure import Figure, Provenance, weakest
 
@@ -26,8 +27,7 @@ __all__ = ["model_flops", "peak_flops", "training_figures"]
 
 # Transfers from stage to stage are priced from the link's nominal bandwidth; so far off may that be.
 _TRANSFER_ERROR: Final = 0.35
-# What kernels alone do not tell: launches, stragglers, clocks, overlap. All but the smallest of the published
-# Megatron-LM runs that were compared (A100: SC 2021 table 1, MLSys 2023 table 5; H100: README) lie within this.
+# What kernels alone do not tell: launches, stragglers, clocks, overlap; for engines whose runs were not compared.
 _RUN_ERROR: Final = 0.25
 
 
@@ -64,6 +64,7 @@ def training_figures(
     hop_S: Array,
     pipeline: float,
     total: float,
+    run_error: float | None = None,
 ) -> dict[str, Figure]:
     """Make the figures of a plan.
 
@@ -77,6 +78,8 @@ def training_figures(
         Per iteration.
     pipeline, total
         Seconds of all microbatches, and of the iteration.
+    run_error
+        Of whole runs under the engine, as found on runs that its constants had not seen; None: not known.
 
     Returns
     -------
@@ -84,7 +87,7 @@ def training_figures(
         Costs are left out where a price is not known. ``bubble_fraction`` is the share of GPU time within the
         pipeline's run in which GPUs wait for work; ``memory_peak`` is of the GPU that is fullest for its size.
     """
-    error, provenance = _band(priced, hop_S, microbatches, total)
+    error, provenance = _band(priced, hop_S, microbatches, total, run_error)
     gpus = [gpu for stage in stages for gpu in stage.devices]
     gpus_S = np.array([len(stage.devices) for stage in stages])
     work_S = np.array([stage.seconds for stage in priced])
@@ -122,8 +125,13 @@ def training_figures(
     return figures
 
 
-def _band(priced: Sequence[PricedStage], hop_S: Array, microbatches: int, total: float) -> tuple[float, Provenance]:
-    """Error of the iteration: that of every part weighted by its time, or that of whole runs if larger."""
+def _band(
+    priced: Sequence[PricedStage], hop_S: Array, microbatches: int, total: float, run_error: float | None
+) -> tuple[float, Provenance]:
+    """Error of the iteration: that of whole runs, or that of every part weighted by its time if larger.
+
+    Where the matrix products were measured on the GPUs, what is known of whole runs under the engine is all of it.
+    """
     slowest = int(np.argmax([stage.seconds for stage in priced] + hop_S))
     weighted = 0.0
     provenances: list[Provenance] = []
@@ -139,4 +147,8 @@ def _band(priced: Sequence[PricedStage], hop_S: Array, microbatches: int, total:
     weighted += last.sync * last.sync_error + last.optimizer * last.optimizer_error
     if last.sync > 0 or float(hop_S.sum()) > 0:
         provenances.append("spec")
-    return max(weighted / total, _RUN_ERROR), weakest(*provenances)
+    provenance = weakest(*provenances)
+    gemm = PARTS.index("gemm")
+    if run_error is not None and all(stage.provenance_P[gemm] != "spec" for stage in priced):
+        return run_error, provenance
+    return max(weighted / total, run_error or _RUN_ERROR), provenance

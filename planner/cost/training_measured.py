@@ -76,7 +76,7 @@ def _line_L(tables: SailorTables, device: str, tp: int, microbatch: int) -> Arra
     for measured_M in measured_ML.T:
         line, *_ = np.linalg.lstsq(terms / measured_M[:, None], np.ones(len(sizes_M)), rcond=None)
         lines.append(line[0] + line[1] * microbatch)
-    return np.maximum(np.array(lines), 0.0)
+    return np.asarray(np.maximum(np.array(lines), 0.0))
 
 
 def _layer_seconds_L(tables: SailorTables, device: str, tp: int, microbatch: int, curve: float) -> Array:

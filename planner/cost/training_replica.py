@@ -129,7 +129,7 @@ def update_terms(device: DeviceProfile, ring: Collective, job: TrainingJob) -> U
     return UpdateTerms(fixed, slope, moved * per_byte)
 
 
-def sharding_seconds(ring: Collective, parameters: float, engine: EngineProfile) -> float:
+def _sharding_seconds(ring: Collective, parameters: float, engine: EngineProfile) -> float:
     """What stays in view, per microbatch, of gathering weights twice and scattering gradients, all in 16 bit."""
     if ring.size == 1:
         return 0.0
@@ -260,7 +260,7 @@ def price_stage(
         work, column = known[(*key, *sizes)], sizes.index(share)
         ends = (work.first_B[column] if first else 0.0) + (work.last_B[column] if last else 0.0)
         terms = update_terms(device, ring, job)
-        gathered = sharding_seconds(ring, parameters, engine) if options.sharded else 0.0
+        gathered = _sharding_seconds(ring, parameters, engine) if options.sharded else 0.0
         shown = engine.training.gradient_sync.value if options.overlap else 1.0
         shown *= 0.0 if options.sharded or options.frozen_weights else 1.0
         doubt = _ACTIVATION_ERROR * float(held_B[column])

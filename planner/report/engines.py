@@ -80,6 +80,10 @@ def engine_report(engine: EngineProfile) -> RenderableType:
     for name, words in _FACTORS.items():
         figure = getattr(overhead, name)
         rows.append(_row(words, f"{figure.value:.3g}", figure))
+    if "training" in engine.tasks:
+        for name in type(engine.training).model_fields:
+            figure = getattr(engine.training, name)
+            rows.append(_row(f"training: {name.replace('_', ' ')}", f"{figure.value:.3g}", figure))
     table = data_table(["number", ">value", ">error", "kind", "source"], rows, fold=("number", "source"))
     notes = [Text(note, style="dim") for note in engine.notes]
     return Group(heading(f"{engine.title} {engine.version}"), block(facts), table, *notes)

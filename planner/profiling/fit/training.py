@@ -44,8 +44,10 @@ CONSTANTS: Final[tuple[Constant, ...]] = (
     Constant("straggling", 0.01, 0.01, "a few per cent over thousands of GPUs"),
 )
 
-# The way that an untold run was made is chosen anew after a fit; after this many passes it no longer changes.
-_PASSES: Final = 2
+_LINEAR: Final = tuple(one for one in CONSTANTS if one.name != "straggling")
+# The way that an untold run was made, and which stage is slowest, may change with the constants: then fit again.
+_PASSES: Final = 3
+_STEP, _CLOSE = 0.1, 1e-4
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,23 +114,75 @@ def _facts(row: Measured) -> tuple[tuple[object, ...], ...]:
     return tuple((one.model.name, one.device.name, *(getattr(one, name) for name in names)) for one in row.settings)
 
 
-def fit_constants(data: TrainingData, seen_N: BoolArray) -> dict[str, float]:
-    """Constants that fit some of the rows best, priors included."""
-    weight_N = weights_of_groups(data.group_N, seen_N)
-    values = {one.name: one.prior for one in CONSTANTS}
-    for _ in range(_PASSES):
-        told = data.told(values)
+@dataclass(frozen=True, slots=True)
+class _Tangent:
+    """Seconds of all rows near some constants.
 
-        def errors_N(trial: Mapping[str, float], told: TrainingData = told) -> Array:
-            return np.asarray(np.log(told.seconds_N(trial) / told.measured_N))
+    An iteration is linear in the constants as long as the same stages are the slowest, waiting for stragglers apart,
+    which multiplies it: so this is exact until another stage takes over.
+    """
+
+    at_C: Array
+    seconds_N: Array
+    slope_NC: Array
+    doublings_N: Array
+
+    @classmethod
+    def of(cls, data: TrainingData, values: Mapping[str, float]) -> _Tangent:
+        steady = dict(values) | {"straggling": 0.0}
+        seconds_N = data.seconds_N(steady)
+        slopes = []
+        for one in _LINEAR:
+            step = _STEP * one.spread
+            slopes.append((data.seconds_N(steady | {one.name: values[one.name] + step}) - seconds_N) / step)
+        doublings_N = data.seconds_N(steady | {"straggling": 1.0}) / seconds_N - 1.0
+        at_C = np.array([values[one.name] for one in _LINEAR])
+        return cls(at_C, seconds_N, np.stack(slopes, axis=1), doublings_N)
+
+    def seconds(self, values: Mapping[str, float]) -> Array:
+        step_C = np.array([values[one.name] for one in _LINEAR]) - self.at_C
+        steady_N = self.seconds_N + self.slope_NC @ step_C
+        return np.asarray(steady_N * (1.0 + values["straggling"] * self.doublings_N))
+
+
+def fit_constants(data: TrainingData, seen_N: BoolArray, *, start: _Tangent | None = None) -> dict[str, float]:
+    """Constants that fit some of the rows best, priors included.
+
+    Parameters
+    ----------
+    data
+        The rows.
+    seen_N
+        Which of them count.
+    start
+        The rows near the priors, where that is known already.
+    """
+    weight_N = weights_of_groups(data.group_N, seen_N)
+    values = _priors()
+    told, tangent = data.told(values), start
+    for _ in range(_PASSES):
+        if tangent is None:
+            tangent = _Tangent.of(told, values)
+
+        def errors_N(trial: Mapping[str, float], near: _Tangent = tangent) -> Array:
+            return np.asarray(np.log(near.seconds(trial) / data.measured_N))
 
         values = fit_robustly(CONSTANTS, errors_N, weight_N, {})
+        again = data.told(values)
+        if np.allclose(again.seconds_N(values), tangent.seconds(values), rtol=_CLOSE):
+            break
+        told, tangent = again, None
     return values
+
+
+def _priors() -> dict[str, float]:
+    return {one.name: one.prior for one in CONSTANTS}
 
 
 def cross_validate(data: TrainingData) -> list[Fold[Group]]:
     """Fit once for each group without it, and once to all; the last fold is the one that has seen all."""
-    return leave_groups_out(data.groups, data.group_N, lambda seen_N: fit_constants(data, seen_N))
+    start = _Tangent.of(data.told(_priors()), _priors())
+    return leave_groups_out(data.groups, data.group_N, lambda seen_N: fit_constants(data, seen_N, start=start))
 
 
 def left_out(data: TrainingData, folds: Sequence[Fold[Group]]) -> Array:
