@@ -20,6 +20,10 @@ from planner.search.chains import ChainPricer, ChainStage, PricedChain
 from planner.search.hexgen import search_hexgen
 from planner.search.problem import Budget, ServingProblem
 from planner.search.registry import SERVING_METHODS, serving_method
+from planner.search.volunteers import _chains as chains_of
+from planner.search.volunteers import _petals as petals_rule
+from planner.search.volunteers import _Server as Server
+from planner.search.volunteers import _swarm as swarm_rule
 from planner.verifier.serving import check_serving
 from planner.workload import Slo, Workload, fixed_workload
 from tests.search.small import small_cluster, tiny_model
@@ -197,3 +201,26 @@ def test_the_genetic_method_keeps_to_its_time() -> None:
     result = search_hexgen(problem, Budget(time_limit=0.2))
     assert result.plan.certificate.value > 0
     assert result.counts["generations"] < 300
+
+
+def test_petals_and_swarm_place_servers_where_layers_have_the_least_throughput() -> None:
+    """By hand: four servers of half the model, then a faster one; and three stages of which one fits no small server."""
+    model = tiny_model(layers=8)
+    problem = ServingProblem(
+        model=model, cluster=small_cluster([("l4", 1, 6)]), engine=load_engine("vllm"), workload=chat()
+    )
+    pricer = ChainPricer(problem)
+    half = [Server(ChainStage(node, 1), 4, 10.0) for node in range(4)]
+    placed = petals_rule(pricer, [*half, Server(ChainStage(4, 1), 8, 99.0)], 0)
+    assert [(one.first, one.end) for one in placed] == [(0, 4), (4, 8), (0, 4), (4, 8), (0, 8)]
+    uneven = [Server(ChainStage(0, 1), 2, 10.0), Server(ChainStage(1, 1), 3, 10.0), Server(ChainStage(2, 1), 3, 10.0)]
+    # vLLM untold: 3, 3, 2 layers
+    assert default_split(problem.engine, 8, 3) == (3, 3, 2)
+    assert [(one.first, one.end) for one in swarm_rule(pricer, uneven, 3)] == [(6, 8), (0, 3), (3, 6)]
+    chains = chains_of(pricer, placed)
+    assert [one.chain for one in chains] == [
+        (ChainStage(4, 1),),
+        (ChainStage(0, 1), ChainStage(1, 1)),
+        (ChainStage(2, 1), ChainStage(3, 1)),
+    ]
+    assert [one.layers for one in chains] == [(8,), (4, 4), (4, 4)]
