@@ -145,6 +145,16 @@ def test_a_demand_leaves_out_what_it_does_not_need() -> None:
         assert [len(stage.devices) for replica in plan.replicas for stage in replica.stages] == [1], name
 
 
+def test_a_model_that_one_gpu_holds_is_not_spread() -> None:
+    """A 6B-class model on four equal GPUs that fit it: UELLM's own deployments ended up there too."""
+    problem = ServingProblem(
+        model=load_model("gpt-j-6b"), cluster=load_cluster("4xl4"), engine=load_engine("vllm"), workload=chat(tpot=None)
+    )
+    for name in ("helr", "helr-he", "helr-lr"):
+        plan = serving_method(name)(problem, Budget()).plan
+        assert [len(replica.stages) for replica in plan.replicas] == [1] * len(plan.replicas), name
+
+
 def test_layers_are_split_as_each_engine_does_untold() -> None:
     """61 layers on four stages: vLLM and SGLang disagree about who takes the one over."""
     problem = ServingProblem(
@@ -204,7 +214,7 @@ def test_the_genetic_method_keeps_to_its_time() -> None:
 
 
 def test_petals_and_swarm_place_servers_where_layers_have_the_least_throughput() -> None:
-    """By hand: four servers of half the model, then a faster one; and three stages of which one fits no small server."""
+    """By hand: four servers of half the model, then a faster one; and a server that only one of three stages fits."""
     model = tiny_model(layers=8)
     problem = ServingProblem(
         model=model, cluster=small_cluster([("l4", 1, 6)]), engine=load_engine("vllm"), workload=chat()
