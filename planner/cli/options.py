@@ -226,7 +226,12 @@ Percentile = Annotated[
     ),
 ]
 
-Method = Annotated[str, typer.Option("--method", metavar="NAME", help="Search method.", rich_help_panel=_SEARCH)]
+Method = Annotated[
+    str,
+    typer.Option(
+        "--method", metavar="NAME", help="Search method; an unknown name lists them.", rich_help_panel=_SEARCH
+    ),
+]
 MaxStages = Annotated[
     int | None,
     typer.Option(

@@ -89,6 +89,7 @@ def methods_data(
                 "method": one.method,
                 "seconds": one.seconds,
                 "counts": dict(one.counts),
+                "history": list(one.history) or None,
                 "why_not": one.why_not or None,
                 "predicted": None
                 if one.plan is None

@@ -96,6 +96,8 @@ def search_pools(problem: ServingProblem, budget: Budget) -> SearchResult[Servin
         best: list[PricedChain] = []
         degrees = sorted({tp for node in nodes for tp in pricer.degrees(pricer.class_of_node[node])})
         for tp in degrees:
+            if budget.remaining() <= 0 and best:
+                break
             groups = _groups_in_order(pricer, nodes, tp)
             for depth in range(1, min(len(groups), pricer.most_stages) + 1):
                 tried += 1

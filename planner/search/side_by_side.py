@@ -35,6 +35,8 @@ class MethodOutcome:
         What it looked at.
     why_not
         Why there is no plan; "" where there is one.
+    history
+        Of a method that improves step by step: its best value after each step.
     """
 
     method: str
@@ -42,6 +44,7 @@ class MethodOutcome:
     seconds: float
     counts: Mapping[str, int] = field(default_factory=dict)
     why_not: str = ""
+    history: tuple[float, ...] = ()
 
 
 def run_methods(problem: ServingProblem, methods: Sequence[str], budget: Budget) -> list[MethodOutcome]:
@@ -77,7 +80,13 @@ def run_methods(problem: ServingProblem, methods: Sequence[str], budget: Budget)
             outcomes.append(MethodOutcome(method=name, plan=None, seconds=spent, why_not=str(error).splitlines()[0]))
             continue
         outcomes.append(
-            MethodOutcome(method=name, plan=result.plan, seconds=result.seconds, counts=dict(result.counts))
+            MethodOutcome(
+                method=name,
+                plan=result.plan,
+                seconds=result.seconds,
+                counts=dict(result.counts),
+                history=tuple(getattr(result, "history", ())),
+            )
         )
     budget.report("done", 1.0)
     return outcomes

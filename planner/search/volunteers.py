@@ -93,17 +93,20 @@ def _search(
     pools = [names] if problem.engine.mixed_gpu_types else [[name] for name in names]
     best: list[PricedChain] = []
     tried = 0
-    for tp in degrees:
-        for batch, stages in _RESERVES:
-            found: list[PricedChain] = []
-            for pool in pools:
-                servers = _servers(pricer, tp, batch, stages, pool)
-                depths = [0] if rule is _petals else _depths(pricer, servers)
-                options = [_chains(pricer, rule(pricer, servers, depth)) for depth in depths]
-                tried += len(options)
-                found += max(options, key=partial(worth, pricer), default=[])
-            if worth(pricer, found) > worth(pricer, best):
-                best = found
+    tries = [(tp, batch, stages) for tp in degrees for batch, stages in _RESERVES]
+    for done, (tp, batch, stages) in enumerate(tries):
+        if budget.remaining() <= 0 and best:
+            break
+        found: list[PricedChain] = []
+        for pool in pools:
+            servers = _servers(pricer, tp, batch, stages, pool)
+            depths = [0] if rule is _petals else _depths(pricer, servers)
+            options = [_chains(pricer, rule(pricer, servers, depth)) for depth in depths]
+            tried += len(options)
+            found += max(options, key=partial(worth, pricer), default=[])
+        if worth(pricer, found) > worth(pricer, best):
+            best = found
+        budget.report("placing layers on servers", (done + 1) / len(tries))
     plan = plan_of_chains(pricer, best, told)
     return SearchResult(plan=plan, seconds=time.monotonic() - budget.started, counts={"configurations": tried})
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import groupby
 
 import pytest
 from hypothesis import given, settings
@@ -20,6 +21,10 @@ from planner.search.chains import ChainPricer, ChainStage, PricedChain
 from planner.search.hexgen import search_hexgen
 from planner.search.problem import Budget, ServingProblem
 from planner.search.registry import SERVING_METHODS, serving_method
+from planner.search.volunteers import _chains as chains_of
+from planner.search.volunteers import _petals as petals_rule
+from planner.search.volunteers import _Server as Server
+from planner.search.volunteers import _swarm as swarm_rule
 from planner.verifier.serving import check_serving
 from planner.workload import Slo, Workload, fixed_workload
 from tests.search.small import small_cluster, tiny_model
@@ -117,7 +122,7 @@ def test_every_method_serves_where_it_is_easy(name: str) -> None:
 @settings(max_examples=20, deadline=None)
 @given(st.data())
 def test_none_beats_the_bound_of_the_exact_method(data: st.DataObject) -> None:
-    """Every plan of one kind of GPU side by side, as pools make them, is in the family of the exact method."""
+    """Wherever a plan is of the exact method's family: short pipelines with equal stages side by side."""
     problem = data.draw(problems())
     try:
         bound = serving_method("exact")(problem, Budget()).plan.certificate
@@ -125,11 +130,19 @@ def test_none_beats_the_bound_of_the_exact_method(data: st.DataObject) -> None:
         with pytest.raises(InfeasibleError):
             serving_method("pools")(problem, Budget())
         return
-    try:
-        pools = serving_method("pools")(problem, Budget()).plan.certificate.value
-    except InfeasibleError:
-        return
-    assert pools <= bound.bound * (1 + 1e-9)
+    for name in ("pools", "hexgen", "helr"):
+        try:
+            plan = quick(name)(problem, Budget()).plan
+        except InfeasibleError:
+            continue
+        kinds = [
+            [problem.cluster.class_of_node(problem.cluster.node_of(stage.devices[0])).name for stage in replica.stages]
+            for replica in plan.replicas
+        ]
+        side_by_side = all(len(list(groupby(each))) == len(set(each)) for each in kinds)
+        uniform = all(len({stage.tp for stage in replica.stages}) == 1 for replica in plan.replicas)
+        if side_by_side and uniform and max(len(each) for each in kinds) <= 8:
+            assert plan.certificate.value <= bound.bound * (1 + 1e-9), name
 
 
 def test_a_demand_leaves_out_what_it_does_not_need() -> None:
@@ -139,6 +152,16 @@ def test_a_demand_leaves_out_what_it_does_not_need() -> None:
     for name in ("helr", "helr-he", "helr-lr", "pools"):
         plan = serving_method(name)(problem, Budget()).plan
         assert [len(stage.devices) for replica in plan.replicas for stage in replica.stages] == [1], name
+
+
+def test_a_model_that_one_gpu_holds_is_not_spread() -> None:
+    """A 6B-class model on four equal GPUs that fit it: UELLM's own deployments ended up there too."""
+    problem = ServingProblem(
+        model=load_model("gpt-j-6b"), cluster=load_cluster("4xl4"), engine=load_engine("vllm"), workload=chat(tpot=None)
+    )
+    for name in ("helr", "helr-he", "helr-lr"):
+        plan = serving_method(name)(problem, Budget()).plan
+        assert [len(replica.stages) for replica in plan.replicas] == [1] * len(plan.replicas), name
 
 
 def test_layers_are_split_as_each_engine_does_untold() -> None:
@@ -197,3 +220,26 @@ def test_the_genetic_method_keeps_to_its_time() -> None:
     result = search_hexgen(problem, Budget(time_limit=0.2))
     assert result.plan.certificate.value > 0
     assert result.counts["generations"] < 300
+
+
+def test_petals_and_swarm_place_servers_where_layers_have_the_least_throughput() -> None:
+    """By hand: four servers of half the model, then a faster one; and a server that only one of three stages fits."""
+    model = tiny_model(layers=8)
+    problem = ServingProblem(
+        model=model, cluster=small_cluster([("l4", 1, 6)]), engine=load_engine("vllm"), workload=chat()
+    )
+    pricer = ChainPricer(problem)
+    half = [Server(ChainStage(node, 1), 4, 10.0) for node in range(4)]
+    placed = petals_rule(pricer, [*half, Server(ChainStage(4, 1), 8, 99.0)], 0)
+    assert [(one.first, one.end) for one in placed] == [(0, 4), (4, 8), (0, 4), (4, 8), (0, 8)]
+    uneven = [Server(ChainStage(0, 1), 2, 10.0), Server(ChainStage(1, 1), 3, 10.0), Server(ChainStage(2, 1), 3, 10.0)]
+    # vLLM untold: 3, 3, 2 layers
+    assert default_split(problem.engine, 8, 3) == (3, 3, 2)
+    assert [(one.first, one.end) for one in swarm_rule(pricer, uneven, 3)] == [(6, 8), (0, 3), (3, 6)]
+    chains = chains_of(pricer, placed)
+    assert [one.chain for one in chains] == [
+        (ChainStage(4, 1),),
+        (ChainStage(0, 1), ChainStage(1, 1)),
+        (ChainStage(2, 1), ChainStage(3, 1)),
+    ]
+    assert [one.layers for one in chains] == [(8,), (4, 4), (4, 4)]
