@@ -32,8 +32,8 @@ Group = tuple[str, str, str]
 # TTFT has rows that wait for what their columns do not tell (balancing of ranks, batching delays): it saturates early.
 _SATURATION: Final = {"tpot": 0.5, "ttft": 0.3}
 
-# Servers of models with experts hold first tokens back to level their ranks or to gather batches, which no column tells:
-# they say less of what an engine's first token takes.
+# Servers of models with experts hold first tokens back to level their ranks or to gather batches, which no column
+# tells: they say less of what an engine's first token takes.
 _EXPERTS_IN_SPLIT: Final = 0.5
 
 
@@ -103,11 +103,11 @@ def fit_constants(data: SiliconData, seen_B: BoolArray) -> dict[str, float]:
     experts_B = np.array([any(kind.experts for kind in one.served.setting.model.kinds) for one in data.rows])
     split_B = np.where(experts_B, _EXPERTS_IN_SPLIT, 1.0) * weight_B
     values = priors((*LATENCY, *SPLIT))
-    for constants, figure, weight_B in ((LATENCY, "tpot", weight_B), (SPLIT, "ttft", split_B)):
+    for constants, figure, rows_B in ((LATENCY, "tpot", weight_B), (SPLIT, "ttft", split_B)):
         values |= fit_robustly(
             constants,
             lambda trial, figure=figure: data.errors_B(trial, figure),  # type: ignore[misc]
-            weight_B,
+            rows_B,
             values,
             saturation=_SATURATION[figure],
         )
