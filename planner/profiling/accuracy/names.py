@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -15,7 +16,7 @@ from planner.cost.closed_loop import LoadPattern
 from planner.dtypes import DTYPE_BYTES, Dtype
 from planner.engine.fitted import load_fit
 from planner.errors import InputError
-from planner.model import ModelSpec, load_model, model_from_config
+from planner.model import ModelSpec, list_models, load_model, model_from_config
 from planner.profiling.accuracy.records import SkipRowError
 from planner.profiling.accuracy.table import Row
 from planner.resources import read_text, resource_dir
@@ -23,6 +24,12 @@ from planner.resources import read_text, resource_dir
 __all__ = ["LoadRule", "device_of", "load_of", "model_of", "truth_dir"]
 
 _STRICT: Final = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+# Endings of checkpoints' names that leave the shape of the model as it is.
+_ENDING: Final = re.compile(
+    r"-(instruct|chat|hf|it|base|dynamic|static|pertensor|block|awq|gptq|w8a8|w4a16|fp8|fp4|nvfp4|mxfp4|bf16|fp16|int8"
+    r"|int4|v\d+(\.\d+)?|\d{4})$"
+)
 
 FileT = TypeVar("FileT", bound=BaseModel)
 Scalar = int | float | str
@@ -197,11 +204,11 @@ def model_of(written: str, precision: str = "", engine: str = "") -> ModelSpec:
     formats = _aliases().formats.get(precision.lower())
     if formats is None:
         raise SkipRowError(f"precision {precision!r} is not known")
-    alias = _by_name().get(written.lower())
+    alias = _alias_of(written)
     if alias is not None and alias.config is not None:
         return model_from_config(alias.config, name=alias.names[0], source="profiles/truth/aliases.yaml")
     try:
-        name = written if alias is None or alias.model is None else alias.model
+        name = _shipped_name(written) if alias is None or alias.model is None else alias.model
         return load_model(
             name,
             weight_dtype=None if alias is not None and alias.own_format and _holds(name, formats) else formats.weight,
@@ -209,6 +216,35 @@ def model_of(written: str, precision: str = "", engine: str = "") -> ModelSpec:
         )
     except InputError:
         raise SkipRowError(f"model {written!r} does not ship, and no alias names it") from None
+
+
+def _plain(written: str) -> str:
+    """A name without its organisation, and without endings that do not change a model's shape.
+
+    Examples
+    --------
+    >>> _plain("RedHatAI/Llama-3.3-70B-Instruct-FP8-dynamic"), _plain("meta-llama/Meta-Llama-3.1-8B")
+    ('llama-3.3-70b', 'llama-3.1-8b')
+    """
+    name = re.sub(r"[\s_]+", "-", written.rsplit("/", 1)[-1].strip().lower()).removeprefix("meta-")
+    while (shorter := _ENDING.sub("", name)) != name:
+        name = shorter
+    return name
+
+
+def _alias_of(written: str) -> _ModelAlias | None:
+    """The alias of a name as written, or of one that differs in organisation and endings only."""
+    found = _by_name().get(written.lower())
+    if found is None and written.lower() not in list_models():
+        plain = _plain(written)
+        found = next((alias for name, alias in _by_name().items() if _plain(name) == plain), None)
+    return found
+
+
+def _shipped_name(written: str) -> str:
+    """A shipped model's name for one that has no alias."""
+    names = (written.lower(), re.sub(r"[\s_]+", "-", written.rsplit("/", 1)[-1].lower()), _plain(written))
+    return next((name for name in names if name in list_models()), written)
 
 
 def _holds(name: str, formats: _Format) -> bool:
