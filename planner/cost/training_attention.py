@@ -40,9 +40,9 @@ __all__ = [
 _FLASH_CAPABILITY: Final = (8, 0)
 _SCORE_BYTES: Final = 5.0
 
-# Bytes moved per score by the forward pass of separate kernels: three times written and read in 16 bit (after the
-# product, after softmax, after dropout). An estimate; the backward pass moves twice as many.
-SCORE_TRAFFIC: Final = 3 * 2 * 2.0
+# Bytes moved per score by the forward pass between its two products: read and written in 16 bit by softmax and by
+# dropout, whose mask is another byte. The products move scores too, as matrices. The backward pass repeats it twice.
+SCORE_TRAFFIC: Final = 2 * 2 * 2.0 + 1.0
 
 
 def has_flash_attention(device: DeviceProfile) -> bool:

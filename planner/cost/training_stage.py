@@ -7,7 +7,7 @@ backward pass repeats each part a fixed number of times:
 * norms, activations and residuals twice, by their traffic;
 * attention 2.5 times: flash attention recomputes the scores that it did not keep (five products against two). Where
   a GPU has none (`planner.cost.training_attention`), each pass multiplies the whole square instead of the causal half
-  and moves the scores through memory, and the backward pass repeats the forward pass twice: an estimate;
+  as matrices and moves the scores through memory, and the backward pass repeats the forward pass twice: an estimate;
 * tensor-parallel collectives once: the all-reduces of the forward pass have their conjugates. With sequence
   parallelism each all-reduce becomes an all-gather and a reduce-scatter, which move the same bytes. The embedding's
   all-reduce comes in the forward pass, that of the head in the backward pass.
@@ -118,6 +118,19 @@ def _cast_bytes_K(model: ModelSpec, tp: int) -> tuple[Array, Array]:
     return _CAST_BYTES * np.array(there), _CAST_BYTES * np.array(back)
 
 
+def _unfused_attention_KB(
+    model: ModelSpec, operators: DeviceOperators, tp: int, tokens: Array, sequence_length: int
+) -> Array:
+    """Seconds of attention as separate kernels: two products over the whole square, what is between them."""
+    times = []
+    for kind in model.kinds:
+        rows = tokens * kind.attention.heads / tp
+        products = operators.gemm(rows, sequence_length, kind.attention.head_dim, model.dtype, model.dtype)
+        products = products + operators.gemm(rows, kind.attention.value_dim, sequence_length, model.dtype, model.dtype)
+        times.append(products + operators.elementwise(SCORE_TRAFFIC * rows * sequence_length))
+    return np.stack(times)
+
+
 def _ring_seconds_KB(model: ModelSpec, tp: int, tokens: Array, context: int, link: Link) -> Array:
     """Seconds that keys and values of a layer take around a context-parallel group."""
     size_K = np.array([kind.attention.kv_dim / min(tp, kind.attention.kv_heads) for kind in model.kinds])
@@ -224,12 +237,11 @@ def stage_work(
     tp = collective.size
     gemm, attention, element, reduce = (PARTS.index(part) for part in _SCALED)
     if not flash:
-        scores_KB = np.array([kind.attention.heads / tp for kind in model.kinds])[:, None] * tokens * sequence_length
-        forward_PKB[attention] += operators.elementwise(SCORE_TRAFFIC * scores_KB)
+        forward_PKB[attention] = _unfused_attention_KB(model, operators, tp, tokens, sequence_length)
     if sequence_parallel and tp > 1:
         forward_PKB[element] = LayerPricer(cast, device, _ALONE).parts_PKB(load)[element] / tp
     forward_PKB[gemm] *= _gemm_pace(times, options) * large_gemm_level(device, options.stored or model.dtype)
-    forward_PKB[attention] *= times.attention.value
+    forward_PKB[attention] *= times.attention.value if flash else 1.0
     forward_PKB[element] *= times.elementwise.value
     shown = times.tensor_parallel.value if options.overlap else 1.0
     forward_PKB[reduce] *= shown
