@@ -204,7 +204,7 @@ def training_times_of(fit: str) -> dict[str, Any]:
     found = load_fit(fit)
     band = found.error("all", "iteration_time").band
     shared = {"kind": "fitted", "source": found.source, "date": found.date, "error": band}
-    return {name: {"value": value, **shared} for name, value in found.constants.items() if name not in _OVERHEADS}
+    return {name: {"value": value, **shared} for name, value in found.constants.items()}
 
 
 def _bands(fit: FitFile) -> tuple[float, float]:
