@@ -10,8 +10,8 @@
   500 MB, by the slowest pair of GPU types in the stage at TP 1;
 * ``u_s``: the update of the stage's first layer.
 
-Gradients of a group count as if its ranks did not share a network card, and the update as if a stage had one layer: what
-Sailor publishes is so priced, and so it is reproduced.
+Gradients of a group count as if its ranks did not share a network card, and the update as if a stage had one layer:
+what Sailor publishes is so priced, and so it is reproduced.
 
 Legend: S stage, L layer.
 
