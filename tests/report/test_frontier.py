@@ -78,7 +78,7 @@ def test_picture_names_every_plan_once_and_shows_the_slo(tmp_path: Path) -> None
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert labels == ["Pareto frontier of all", "exact", "pools, even"]
     written = [text.get_text() for axes in figure.axes for text in axes.texts]
-    assert written == ["SLO", "SLO"]
+    assert written == ["SLO 2, far above", "SLO"]
     assert [axes.get_title(loc="left") for axes in figure.axes] == ["TTFT (p90), s", "TPOT, ms", "cost, USD per hour"]
 
 

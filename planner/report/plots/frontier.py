@@ -23,6 +23,7 @@ _HUES: Final = (
 )  # fmt: skip
 _MARKS: Final = "osD^vP*Xh"
 _DASHES: Final[tuple[Literal["-", "--"], ...]] = ("-", "--")
+_FAR: Final = 2.5  # times the highest point: an SLO beyond it is told, not drawn
 _BAND: Final = "#d2d2d2"
 
 Points = list[tuple[float, float]]
@@ -72,13 +73,19 @@ def plot_frontier(curves: Sequence[PlanCurve], slo: Slo, *, title: str = "") -> 
             x, y = _outline(points) if costs else ([p[0] for p in points], [p[1] for p in points])
             axes.plot(x, y, color=hue, linewidth=1.4, linestyle=dash, zorder=3)
             axes.plot(x[-1:], y[-1:], color=hue, marker=mark, markersize=7.5, markeredgecolor="white", zorder=4)
+        highest = max(y for points in by_curve for _, y in points)
+        if limit is not None and limit > _FAR * highest:  # it would press the curves to the floor
+            axes.annotate(
+                f"SLO {limit:g}, far above", (0, 1), (3, -2), xycoords="axes fraction", textcoords="offset points",
+                ha="left", va="top", fontsize=8, color=MUTED,
+            )  # fmt: skip
+            limit = None
         if limit is not None:
             axes.axhline(limit, color=MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=2)
             axes.annotate(
                 "SLO", (0, limit), (3, 2), xycoords=("axes fraction", "data"), textcoords="offset points", ha="left",
                 va="bottom", fontsize=8, color=MUTED,
             )  # fmt: skip
-        highest = max(y for points in by_curve for _, y in points)
         axes.set_xlim(0, most * 1.06)
         axes.set_ylim(0, max(highest, limit or 0.0) * 1.12)
         axes.set_xlabel("requests/s within the SLO" if costs else "requests/s", fontsize=9, color=INK)
