@@ -21,7 +21,7 @@ __all__ = ["plot_frontier"]
 _HUES: Final = (
     "#332288", "#CC6677", "#117733", "#DDAA33", "#882255", "#44AA99", "#AA4499", "#88CCEE", "#999933",
 )  # fmt: skip
-_MARKS: Final = "osD^vP*Xh"
+_MARKS: Final = "osD^vPXhp"
 _DASHES: Final[tuple[Literal["-", "--"], ...]] = ("-", "--")
 _FAR: Final = 2.5  # times the highest point: an SLO beyond it is told, not drawn
 _BAND: Final = "#d2d2d2"
