@@ -31,6 +31,7 @@ from planner.profiling.accuracy.training import reported_flops
 from tests.profiling.reference import GOLDEN, errors_of, part_left_out, part_of
 
 LAYOUT_OF = {
+    "muxserve_latency": "muxserve",
     "serving_silicon_dense": "serving_silicon",
     "serving_silicon_disagg": "serving_silicon",
     "serving_silicon_moe": "serving_silicon",
@@ -167,7 +168,7 @@ def test_published_sizes_of_models_without_a_file() -> None:
 
 def test_what_no_alias_knows() -> None:
     for call, said in (
-        (lambda: model_of("Falcon 180B"), "model 'Falcon 180B' does not ship"),
+        (lambda: model_of("Falcon 181B"), "model 'Falcon 181B' does not ship"),
         (lambda: model_of("LLaMA 7B", "fp3"), "precision 'fp3' is not known"),
         (lambda: device_of("TPU v5"), "GPU 'TPU v5' has no profile"),
     ):
