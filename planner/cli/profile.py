@@ -92,7 +92,7 @@ def import_(
             if report is not None:
                 report(f"{one.table.origin.device}: {one.name}", 1.0 - 1.0 / (number + 1))
             file = output / one.table.origin.device / f"{one.name}.csv"
-            results.append((one, file, check(one.table, where=one.where)))
+            results.append((one, file, check(one.table, where=one.where, places=one.places)))
     if not results:
         raise InputError("holds nothing to import", where=path, hint="leave out --device to see what it holds")
     there = [file for _, file, _ in results if file.exists() or file.with_suffix(".yaml").exists()]

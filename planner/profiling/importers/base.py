@@ -6,17 +6,15 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import Any, Final, Protocol
 
 from planner.cluster import list_devices, load_device
 from planner.errors import InputError
+from planner.profiling.tables import MeasuredTable, Origin
 from planner.resources import read_text
-
-if TYPE_CHECKING:
-    from planner.profiling.tables import MeasuredTable
 
 __all__ = [
     "ANY_DEVICE",
@@ -26,6 +24,7 @@ __all__ = [
     "Source",
     "device_named",
     "mapping_at",
+    "named_tables",
     "number_list",
     "read_csv",
     "read_json",
@@ -47,6 +46,8 @@ class Imported:
         The measurements.
     where
         What it was read from, for messages.
+    places
+        File and line, or file and field, of each row.
     digits
         As in `planner.profiling.tables.write_measured`.
     """
@@ -54,7 +55,46 @@ class Imported:
     name: str
     table: MeasuredTable
     where: str
+    places: tuple[str, ...]
     digits: int | None = 6
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        origin: Origin,
+        columns: Mapping[str, Sequence[object]],
+        *,
+        where: str | Path,
+        places: Sequence[int | str],
+        digits: int | None = 6,
+    ) -> Imported:
+        """Check and convert columns.
+
+        Parameters
+        ----------
+        name, digits
+            As above.
+        origin, columns
+            As in `planner.profiling.tables.MeasuredTable.of`.
+        where
+            What was read.
+        places
+            Line of each row, field of `where`, or a whole place.
+
+        Raises
+        ------
+        InputError
+            If a value is not what its column must hold.
+        """
+        named = tuple(_place(place, str(where)) for place in places)
+        return cls(name, MeasuredTable.of(origin, columns, where=str(where), lines=named), str(where), named, digits)
+
+
+def _place(place: int | str, where: str) -> str:
+    if isinstance(place, int):
+        return f"{where}:{place}"
+    return place if "/" in place or ":" in place else f"{where}: {place}"
 
 
 class Importer(Protocol):
@@ -277,3 +317,26 @@ def number_list(value: Any, where: str | Path, field: str, what: str, length: in
     if not fits or (length is not None and len(value) != length):
         raise InputError(f"found {json.dumps(value)[:60]}", where=where, field=field, expected=what)
     return [float(v) for v in value]
+
+
+def named_tables(prefix: str, read: Callable[..., Iterator[MeasuredTable]]) -> Importer:
+    """Make an importer of a reader that yields bare tables.
+
+    Parameters
+    ----------
+    prefix
+        What the names of the tables begin with; their kind follows, and a number where there are several.
+    read
+        Called with the path and ``device=``.
+    """
+
+    def importer(path: Path, *, device: str | None) -> Iterator[Imported]:
+        counts: dict[tuple[str, str], int] = {}
+        for table in read(path, device=device):
+            key = (table.origin.device, table.kind.name)
+            counts[key] = counts.get(key, 0) + 1
+            name = f"{prefix}_{table.kind.name}" + (f"_{counts[key]}" if counts[key] > 1 else "")
+            places = tuple(f"{path}: {table.origin.title}, row {row + 1}" for row in range(len(table)))
+            yield Imported(name, table, str(path), places)
+
+    return importer

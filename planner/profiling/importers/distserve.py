@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from planner.errors import InputError
 from planner.profiling.importers.base import Imported, device_named, mapping_at, number_list, read_csv, read_json
-from planner.profiling.tables import MeasuredTable, Origin
+from planner.profiling.tables import Origin
 
 __all__ = ["import_distserve"]
 
@@ -85,7 +85,7 @@ def _fits(files: list[Path], device: str, where: Path) -> Imported:
                 for row in _rows(mapping_at(entry, file, f"{model}.{tp}", "coefficients"), file, f"{model}.{tp}"):
                     for name, value in zip(_NAMES, (_model(model), engine, row[0], tp, *row[1:]), strict=True):
                         columns[name].append(value)
-                    places.append(f"{model}.{tp}.{row[0]}")
+                    places.append(f"{file}: {model}.{tp}.{row[0]}")
     origin = Origin(
         table="latency_fit",
         device=device,
@@ -97,9 +97,7 @@ def _fits(files: list[Path], device: str, where: Path) -> Imported:
         note="Milliseconds there, seconds here. Its simulator adds 1 ms for each pipeline stage of prefill, and "
         "divides by the stages.",
     )
-    return Imported(
-        "distserve_latency", MeasuredTable.of(origin, columns, where=str(where), lines=places), str(where), digits=12
-    )
+    return Imported.of("distserve_latency", origin, columns, where=where, places=places, digits=12)
 
 
 def _rows(entry: Any, file: Path, field: str) -> Iterator[tuple[Any, ...]]:
@@ -134,6 +132,4 @@ def _capacities(file: Path, device: str) -> Imported:
         licence="Apache-2.0",
         date="2024-06",
     )
-    return Imported(
-        "distserve_kv_capacity", MeasuredTable.of(origin, columns, where=str(file), lines=lines), str(file), 12
-    )
+    return Imported.of("distserve_kv_capacity", origin, columns, where=file, places=lines, digits=12)

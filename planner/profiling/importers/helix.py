@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from planner.errors import InputError
 from planner.profiling.importers.base import Imported, device_named, read_csv
-from planner.profiling.tables import MeasuredTable, Origin
+from planner.profiling.tables import Origin
 
 __all__ = ["import_helix"]
 
@@ -71,7 +71,7 @@ def import_helix(path: Path, *, device: str | None = None) -> Iterator[Imported]
                 columns[name].append(value)
             places.setdefault(gpu, []).append(row[-1])
     for gpu in sorted(rows):
-        yield Imported("helix_layers", _table(gpu, rows[gpu], str(path), places[gpu]), str(path))
+        yield Imported.of("helix_layers", _origin(gpu), rows[gpu], where=path, places=places[gpu])
 
 
 def _rows(file: Path, gpus: int) -> Iterator[tuple[Any, ...]]:
@@ -89,8 +89,8 @@ def _rows(file: Path, gpus: int) -> Iterator[tuple[Any, ...]]:
         yield model, phase, gpus, batch, tokens, time * 1e-3, row.where
 
 
-def _table(device: str, columns: dict[str, list[Any]], where: str, places: list[str]) -> MeasuredTable:
-    origin = Origin(
+def _origin(device: str) -> Origin:
+    return Origin(
         table="serving_layer",
         device=device,
         title="one layer of LLaMA 30B and Llama 2 70B in serving, by tokens or sequences and TP",
@@ -98,7 +98,6 @@ def _table(device: str, columns: dict[str, list[Any]], where: str, places: list[
         licence="Apache-2.0",
         date="2024-11",
         software="vLLM",
-        note="Many prefill times are rounded to 1 ms. The artifact counts the tokens of a prompt batch, not its prompts. "
-        f"It does not say how many tokens decoding sequences hold: {_CONTEXT} is what its mean request holds halfway.",
+        note="Many prefill times are rounded to 1 ms. The artifact counts tokens of a prompt batch, not its prompts. It "
+        f"does not say how many tokens decoding sequences hold: {_CONTEXT} is what its mean request holds halfway.",
     )
-    return MeasuredTable.of(origin, columns, where=where, lines=places)

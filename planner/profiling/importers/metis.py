@@ -18,10 +18,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from planner.cluster import load_device
+from planner.cluster.loading import validated
 from planner.cluster.spec import ClusterSpec
 from planner.errors import InputError
 from planner.profiling.importers.base import Imported, device_named, mapping_at, number_list, read_json
-from planner.profiling.tables import MeasuredTable, Origin
+from planner.profiling.tables import Origin
 from planner.resources import read_text
 
 __all__ = ["import_metis", "read_metis_cluster"]
@@ -123,25 +125,25 @@ def _tables(device: str, entries: list[tuple[Path, int, int]]) -> Iterator[Impor
             seconds = time * 1e-3
             forward = seconds * _FORWARD_SHARE
             _add(layers, (model, layer, tp, microbatch, "assumed", forward, seconds - forward, size * _MB))
-            places["layers"].append(f"{file.name}, layer {layer}")
+            places["layers"].append(f"{file}: layer {layer}")
         step = [
             profile.number("execution_time", f"{name}_time_ms") * 1e-3
             for name in ("forward_backward", "optimizer", "batch_generator")
         ]
         _add(steps, (model, tp, microbatch, *step))
-        places["steps"].append(file.name)
+        places["steps"].append(str(file))
         if (model, tp) not in seen:
             seen.add((model, tp))
             for layer, size in enumerate(parameters):
                 _add(sizes, (model, layer, tp, size))
-                places["sizes"].append(f"{file.name}, layer {layer}")
+                places["sizes"].append(f"{file}: layer {layer}")
     for name, kind, columns in (
         ("layers", "training_layer", layers),
         ("steps", "training_step", steps),
         ("sizes", "layer_size", sizes),
     ):
-        table = MeasuredTable.of(_origin(kind, device, folder), columns, where=str(folder), lines=places[name])
-        yield Imported(f"metis_{name}", table, str(folder), digits=None)
+        origin = _origin(kind, device, folder)
+        yield Imported.of(f"metis_{name}", origin, columns, where=folder, places=places[name], digits=None)
 
 
 def _add(columns: dict[str, list[Any]], row: tuple[Any, ...]) -> None:
@@ -212,8 +214,6 @@ def read_metis_cluster(hostfile: Path, clusterfile: Path, *, latency: float = 10
         "date": "2024",
         "nodes": groups,
     }
-    from planner.cluster.loading import validated
-
     return validated(ClusterSpec, data, clusterfile)
 
 
@@ -240,8 +240,6 @@ def _node(address: str, slots: int, number: int, entry: Any, file: Path, latency
 
 def _gpu(name: str, memory: float, file: Path, field: str) -> str:
     """GPU type by name and memory: ``V100`` with 32 GB is another than with 16."""
-    from planner.cluster import load_device
-
     for spelling in (f"{name}-{memory:g}", name):
         try:
             gpu = load_device(spelling)

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from planner.errors import InputError
 from planner.profiling.importers.base import Imported, device_named, mapping_at, read_json
-from planner.profiling.tables import MeasuredTable, Origin
+from planner.profiling.tables import Origin
 
 __all__ = ["import_muxserve"]
 
@@ -77,8 +77,8 @@ def import_muxserve(path: Path, *, device: str | None = None) -> Iterator[Import
         note="Shares of the multiprocessors were set with CUDA MPS. Single runs: neighbouring values "
         "differ by up to 20 %.",
     )
-    table = MeasuredTable.of(origin, columns, where=str(file), lines=[places[at] for at in order])
-    yield Imported("muxserve_iterations", table, str(file))
+    ordered = [places[at] for at in order]
+    yield Imported.of("muxserve_iterations", origin, columns, where=file, places=ordered)
 
 
 def _order(columns: dict[str, list[Any]], at: int) -> tuple[Any, ...]:

@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 
 from planner.errors import InputError
 from planner.profiling.importers.base import Imported, device_named, mapping_at, number_list, read_json
-from planner.profiling.tables import MeasuredTable, Origin
+from planner.profiling.tables import Origin
 from planner.resources import read_text
 
 __all__ = ["import_nccl_tests"]
@@ -93,8 +93,7 @@ def import_nccl_tests(path: Path, *, device: str | None = None) -> Iterator[Impo
             date="2025",
             software="NCCL",
         )
-        table = MeasuredTable.of(origin, by_device[gpu], where=str(path), lines=places[gpu])
-        yield Imported("nccl_tests", table, str(path))
+        yield Imported.of("nccl_tests", origin, by_device[gpu], where=path, places=places[gpu])
 
 
 def _device_of(run: _Run) -> str:

@@ -26,7 +26,7 @@ from planner.profiling.importers.base import (
     number_list,
     read_json,
 )
-from planner.profiling.tables import MeasuredTable, Origin
+from planner.profiling.tables import Origin
 
 __all__ = ["import_sailor"]
 
@@ -172,12 +172,12 @@ def _links(homogeneous: Path | None, zones: Path | None, only: str | None) -> It
     places: dict[str, list[str]] = {}
     names = ("scope", "gpus", "peer", "peer_gpus", "zone", "peer_zone", "square", "linear", "constant", "peak")
 
-    def add(device: str, field: str, row: tuple[Any, ...]) -> None:
+    def add(device: str, file: Path, field: str, row: tuple[Any, ...]) -> None:
         if only in (None, device):
             columns = by_device.setdefault(device, {name: [] for name in names})
             for name, value in zip(names, row, strict=True):
                 columns[name].append(value)
-            places.setdefault(device, []).append(field)
+            places.setdefault(device, []).append(f"{file}: {field}")
 
     if homogeneous is not None:
         data = mapping_at(read_json(homogeneous, "Sailor's network fits"), homogeneous, "", "intra and inter")
@@ -188,13 +188,13 @@ def _links(homogeneous: Path | None, zones: Path | None, only: str | None) -> It
                 device = _device(gpu, homogeneous, f"{part}.{gpu}")
                 for gpus, fit in mapping_at(counts, homogeneous, f"{part}.{gpu}", "GPUs -> fit").items():
                     field = f"{part}.{gpu}.{gpus}"
-                    add(device, field, (scope, gpus, "", 0, "", "", *_fit(fit, homogeneous, field)))
+                    add(device, homogeneous, field, (scope, gpus, "", 0, "", "", *_fit(fit, homogeneous, field)))
     if zones is not None:
         for keys, fit in _leaves(read_json(zones, "Sailor's fits between zones"), zones, 6):
             zone, gpu, gpus, peer_zone, peer, peer_gpus = keys
             field = ".".join(keys)
             device, other = _device(gpu, zones, field), _device(peer, zones, field)
-            add(device, field, ("nodes", gpus, other, peer_gpus, zone, peer_zone, *_fit(fit, zones, field)))
+            add(device, zones, field, ("nodes", gpus, other, peer_gpus, zone, peer_zone, *_fit(fit, zones, field)))
     where = homogeneous or zones
     assert where is not None
     for device in sorted(by_device):
@@ -245,5 +245,4 @@ def _imported(name: str, kind: str, device: str, columns: Columns, path: Path, p
         kind="fitted" if kind == "link_fit" else "measured",
         note=note,
     )
-    table = MeasuredTable.of(origin, columns, where=str(path), lines=places)
-    return Imported(name, table, str(path), digits=None)
+    return Imported.of(name, origin, columns, where=path, places=places, digits=None)

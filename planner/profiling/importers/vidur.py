@@ -18,7 +18,7 @@ from typing import Any, Final, NamedTuple
 
 from planner.errors import InputError
 from planner.profiling.importers.base import CsvRow, Imported, device_named, read_csv
-from planner.profiling.tables import MeasuredTable, Origin
+from planner.profiling.tables import Origin
 
 __all__ = ["import_vidur"]
 
@@ -108,9 +108,8 @@ def _imported(kind: _Kind, device: str, times: dict[Settings, list[tuple[float, 
         date="2024-11",
         software="PyTorch, FlashInfer or FlashAttention; NCCL",
     )
-    where = str(path)
     places = [times[settings][0][1] for settings in ordered]
-    return Imported(f"vidur_{kind.name}", MeasuredTable.of(origin, columns, where=where, lines=places), where)
+    return Imported.of(f"vidur_{kind.name}", origin, columns, where=path, places=places)
 
 
 def _checked(path: Path, columns: tuple[str, ...], what: str) -> Iterator[CsvRow]:

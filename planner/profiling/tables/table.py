@@ -101,7 +101,7 @@ class MeasuredTable:
         where
             The file, for messages.
         lines
-            Line of each row, or its place in a file that has no lines, for messages; None counts from 1.
+            For messages: line of each row, or a text that names its place and file; None counts from 1.
 
         Raises
         ------
@@ -145,7 +145,7 @@ def _converted(
         sort = "a whole number" if column.type == "whole" else "a number"
         raise InputError(
             f"found {str(values[at])!r}",
-            where=f"{where}: {line}" if isinstance(line, str) else f"{where}:{line}",
+            where=line if isinstance(line, str) else f"{where}:{line}",
             field=column.name,
             expected=f"{sort} from {column.low:g} to {column.high:g}: {column.meaning}",
             hint="check the unit: tables hold SI units (seconds, bytes)",
