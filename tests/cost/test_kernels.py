@@ -25,9 +25,12 @@ def test_matrix_products_meet_measured_rows(dtype: str) -> None:
     ops = DeviceOperators(H200, "vllm")
     start = GemmKernel.of(H200, "vllm", dtype).start  # type: ignore[union-attr]
     missed = []
-    busy = table["seconds"] > 2 * facts.floor  # what the stated error is of
+    # what the stated error is of, and no matrix narrower than a layer's
+    busy = (table["seconds"] > 2 * facts.floor) & (np.minimum(table["n"], table["k"]) >= 512)
     for n, k in sorted(set(zip(table["n"].tolist(), table["k"].tolist(), strict=True))):
         rows = busy & (table["dtype"] == dtype) & (table["n"] == n) & (table["k"] == k)
+        if not rows.any():
+            continue
         time = ops.gemm(table["m"][rows].astype(float), n, k, dtype, "bf16") - start + facts.floor  # type: ignore[arg-type]
         missed.append(np.abs(time / table["seconds"][rows] - 1))
     assert float(np.concatenate(missed).mean()) < 1.5 * facts.error

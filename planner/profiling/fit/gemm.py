@@ -84,6 +84,7 @@ def fit_gemm(table: MeasuredTable, device: DeviceProfile) -> dict[str, tuple[Sur
             seconds_R=seconds,
             floor=floor,
             groups_R=np.stack([n, k], axis=1),
+            steps=("m",),
         )
         fitted[f"{name}/{engine}"] = fit_shares(samples, left_out_basis="(n, k)", software=table.origin.software)
     return fitted
