@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable
 from functools import cache
@@ -133,7 +134,14 @@ def _hash(data: dict[str, Any]) -> None:
 
 
 def _across_nodes(data: dict[str, Any]) -> None:
-    first, second = _stage(data, 0), _stage(data, 1)
+    """Swap a GPU with one of the same type in another node, both of tensor-parallel stages."""
+    stages = [stage for replica in data["replicas"] for stage in replica["stages"] if len(stage["devices"]) > 1]
+    nodes = [stage["devices"][0].split("/")[0] for stage in stages]
+    first, second = next(
+        (one, other)
+        for (one, node), (other, another) in itertools.combinations(zip(stages, nodes, strict=True), 2)
+        if node != another and node.rpartition("-")[0] == another.rpartition("-")[0]
+    )
     first["devices"][0], second["devices"][0] = second["devices"][0], first["devices"][0]
 
 

@@ -161,14 +161,15 @@ def _penalty(shape: Sequence[int], axes: Axes, steps: tuple[str, ...]) -> Any:
         if size < 2:
             continue
         gap = np.diff(np.log(np.asarray(knots)))
-        if name in steps:
-            gap = np.where(gap < _STEP, _LOOSE, gap)
+        step = (gap < _STEP) & (name in steps)
+        gap = np.where(step, _LOOSE, gap)
         slope = sparse.diags_array([-1.0 / gap, 1.0 / gap], offsets=[0, 1], shape=(size - 1, size))
         one: Any = _SLOPE * (slope.T @ slope)
         if size > 2:
             ones: Any = np.ones(size - 2)
             bend = sparse.diags_array([-ones, ones], offsets=[0, 1], shape=(size - 2, size - 1))
-            change = bend @ slope
+            smooth_on = 1.0 - (step[1:] | step[:-1])
+            change = sparse.diags_array(smooth_on) @ bend @ slope
             one = one + _CURVATURE * (change.T @ change)
         before, after = int(np.prod(shape[:at])), int(np.prod(shape[at + 1 :]))
         total = total + sparse.kron(sparse.kron(sparse.eye_array(before), one), sparse.eye_array(after))
