@@ -120,13 +120,7 @@ class DeviceOperators:
         stored, activation
             Formats of the weight and of the activations.
         """
-        kernel = self._gemm_kernel(stored)
-        if kernel is None:
-            return self.grouped_gemm(m, n, k, 1, 1, stored, activation)
-        m = np.asarray(m, dtype=float)
-        flops = self.device.flops[compute_dtype(self.device, stored)].value
-        each = DTYPE_BYTES[stored], DTYPE_BYTES[activation]
-        return np.where(m > 0, kernel.time_B(m, n, k, flops, self._bandwidth, *each) + kernel.start, 0.0)
+        return self.grouped_gemm(m, n, k, 1, 1, stored, activation)
 
     def grouped_gemm(
         self, m: Array, n: float, k: float, experts: float, top_k: float, stored: Dtype, activation: Dtype

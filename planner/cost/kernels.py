@@ -17,7 +17,6 @@ import numpy as np
 
 from planner.cluster.surface import Surface
 from planner.cost.measured import KernelSurface, kernel_surfaces
-from planner.cost.rooflines import gemm_roofline
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,8 +26,6 @@ if TYPE_CHECKING:
     from planner.plan.figure import Provenance
 
 __all__ = ["AttentionKernel", "GemmKernel", "chosen_surface", "fastest"]
-
-_BETWEEN: Final = 4  # points from knot to knot of a curve
 
 # Formats of a table that stand for a stored format.
 _FORMATS: Final[dict[str, tuple[str, ...]]] = {"fp16": ("fp16", "bf16"), "bf16": ("bf16", "fp16")}
@@ -88,7 +85,7 @@ class GemmKernel:
         self.surface, self.start = surface.surface, start
         self.error: float = surface.error
         self.provenance: Provenance = surface.provenance
-        self._curves: dict[tuple[float, ...], tuple[Array, Array]] = {}
+        self._curves: dict[tuple[float, float], tuple[Array, Array]] = {}
 
     @classmethod
     def of(cls, device: DeviceProfile, engine: str | None, dtype: str) -> GemmKernel | None:
@@ -96,49 +93,12 @@ class GemmKernel:
         return _gemm_kernel(_ByName(device), engine, dtype)
 
     def share_B(self, m_B: Array, n: float, k: float) -> Array:
-        """Share of the roofline."""
-        return self.surface.fixed(n=n, k=k).at(m_B)
-
-    def time_B(
-        self, m_B: Array, n: float, k: float, flops: float, bandwidth: float, stored: float, activation: float
-    ) -> Array:
-        """Seconds beyond the kernel's start; the surface at (n, k) is reduced once and kept.
-
-        Tokens more never take less: where a kernel was measured to be faster on more of them, both count at the mean.
-
-        Parameters
-        ----------
-        m_B
-            Tokens, at least one.
-        n, k, flops, bandwidth, stored, activation
-            As in `planner.cost.rooflines.gemm_roofline`.
-        """
-        key = n, k, flops, bandwidth, stored, activation
-        if key not in self._curves:
+        """Share of the roofline; the surface at (n, k) is reduced once and kept."""
+        if (n, k) not in self._curves:
             curve = self.surface.fixed(n=n, k=k)
-            m_G = _refined(curve.axes[0][1])
-            roofline_G = gemm_roofline(m_G, n, k, flops, bandwidth, stored, activation)
-            time_G = np.maximum(np.exp(_growing(np.log(roofline_G / curve.at(m_G)), 0)), roofline_G)
-            self._curves[key] = np.log(m_G), np.log(time_G)
-        log_m, log_time = self._curves[key]
-        size_B = np.log(np.maximum(m_B, 1.0))
-        beyond_B = np.maximum(size_B - log_m[-1], 0.0)
-        return np.asarray(np.exp(np.interp(size_B, log_m, log_time) + beyond_B))
-
-
-def _refined(knots: Array) -> Array:
-    """Knots with points between them, so that the corner of a roofline is met."""
-    steps = np.arange(_BETWEEN) / _BETWEEN
-    log = np.log(knots)
-    between = log[:-1, None] + np.diff(log)[:, None] * steps
-    return np.asarray(np.exp(np.append(between.ravel(), log[-1])))
-
-
-def _growing(log_times: Array, axis: int) -> Array:
-    """Times that never fall along an axis: the mean of the least and the greatest curve that do not, around them."""
-    upper = np.maximum.accumulate(log_times, axis=axis)
-    lower = np.flip(np.minimum.accumulate(np.flip(log_times, axis), axis=axis), axis)
-    return np.asarray((upper + lower) / 2.0)
+            self._curves[n, k] = np.log(curve.axes[0][1]), curve.log_values
+        log_m, log_share = self._curves[n, k]
+        return np.asarray(np.exp(np.interp(np.log(np.maximum(m_B, 1e-9)), log_m, log_share)))
 
 
 class AttentionKernel:
@@ -177,16 +137,8 @@ class AttentionKernel:
         """
         if (head_dim, last) not in self._planes:
             sizes = {"head_dim": head_dim, self.surface.names[-1]: last}
-            self._planes[head_dim, last] = _Plane(_without_gain(self.surface.fixed(**sizes)))
+            self._planes[head_dim, last] = _Plane(self.surface.fixed(**sizes))
         return self._planes[head_dim, last].at_B(tokens_B, parallel_B)
-
-
-def _without_gain(plane: Surface) -> Surface:
-    """Shares with which more of anything never takes less time; the work of a prompt grows with its square."""
-    (name, x), (_, y) = plane.axes
-    work = (2.0 if name == "length" else 1.0) * np.log(x)[:, None] + np.log(y)
-    times = work - plane.log_values
-    return Surface(plane.axes, work - _growing(_growing(times, 1), 0))
 
 
 class _Plane:

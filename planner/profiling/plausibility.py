@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.float64]
 
-__all__ = ["check"]
+__all__ = ["check", "faster_than_hardware_N"]
 
 _FASTER: Final = 1.1  # a measurement may beat the data sheet by its own error, and no more
 # Rows that move this little may come out of a cache; their bandwidth says nothing.
@@ -90,6 +90,15 @@ def check(table: MeasuredTable, *, where: str, places: Sequence[str] | None = No
         for rate in _rates(table, device):
             _hold(rate, device, place)
     return tuple(_shrinking(table, place))
+
+
+def faster_than_hardware_N(table: MeasuredTable) -> NDArray[np.bool_]:
+    """Which rows of a table beat the data sheet of their GPU: a fault in a published table, if they are few."""
+    beats_N = np.zeros(len(table), dtype=bool)
+    if table.origin.device in list_devices():
+        for rate in _rates(table, load_device(table.origin.device)):
+            beats_N |= rate.counts_N & (rate.done_N > _FASTER * rate.limit_N)
+    return beats_N
 
 
 def _hold(rate: _Rate, device: DeviceProfile, place: Callable[[int], str]) -> None:
@@ -166,7 +175,8 @@ def _prefill(table: MeasuredTable, device: DeviceProfile) -> list[_Rate]:
     tokens, context = table["tokens"].astype(float), table["context"].astype(float)
     seen = context + tokens / 2.0
     window = table["window"].astype(float)
-    seen = np.where(window > 0, np.minimum(seen, window), seen)
+    whole = np.maximum(2.0 * seen, 1.0)  # the tokens before a window is full see fewer
+    seen = np.where((window > 0) & (whole > window), window - window**2 / (2.0 * whole), seen)
     flops_N = 4.0 * table["batch"] * tokens * seen * table["heads"] * table["head_dim"] / table["seconds"]
     return [
         _Rate("attention", "FLOP/s", flops_N, _peak(table["dtype"], device), np.ones(len(table), dtype=bool)),

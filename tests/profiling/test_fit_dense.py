@@ -16,7 +16,6 @@ from planner.profiling.fit.collectives import fit_collectives
 from planner.profiling.fit.dense import FAMILIES, fit_dense, write_dense
 from planner.profiling.fit.gemm import GEMM_AXES, fit_gemm
 from planner.profiling.fit.shares import LARGEST_SHARE
-from planner.profiling.fit.smoothing import smooth
 from planner.profiling.fit.transfer import transfer_errors
 from planner.profiling.tables import MeasuredTable, Origin, read_measured
 from planner.resources import resource_dir
@@ -80,17 +79,6 @@ def test_one_wild_measurement_does_not_bend_the_surface() -> None:
     wild = MeasuredTable(table.origin, {**table.columns, "seconds": seconds})
     one, other = (fit_gemm(t, load_device("h200"))["bf16/vllm"][0] for t in (table, wild))
     assert float(other.at(1024, 4096, 4096)) == pytest.approx(float(one.at(1024, 4096, 4096)), rel=0.15)
-
-
-def test_a_step_between_two_tiles_stays_one() -> None:
-    """Beyond 128 tokens this kernel takes twice as long, as vLLM's fp8 product on an H200 does."""
-    axes = (("m", (32.0, 64.0, 128.0, 129.0, 192.0, 256.0)), ("n", (1024.0, 4096.0)))
-    m, n = (a.ravel() for a in np.meshgrid([32.0, 48, 64, 96, 128, 129, 160, 192, 256], [1024.0, 2048, 4096]))
-    share = np.where(m > 128, 0.3, 0.6)
-    points_RA, even_R = np.stack([m, n], axis=1), np.ones(len(m))
-    stepped, tied = (smooth(axes, points_RA, np.log(share), even_R, steps) for steps in (("m",), ()))
-    assert stepped.at([128, 129], 2048) == pytest.approx([0.6, 0.3], rel=0.02)
-    assert float(tied.at(128, 2048)) < 0.55
 
 
 def test_a_table_full_of_host_time_is_left_out() -> None:

@@ -117,3 +117,13 @@ def test_nothing_to_read(tmp_path: Path) -> None:
         list(import_aiconfigurator(RAW, device="t4"))
     with pytest.raises(InputError, match="no such folder"):
         list(import_aiconfigurator(tmp_path / "missing"))
+
+
+def test_rows_beyond_the_hardware_are_left_out_and_told(copy: Path) -> None:
+    path = next(copy.rglob("gemm_perf.txt"))
+    lines = path.read_text(encoding="utf-8").splitlines()
+    cells = next(line for line in lines if ",4096,8192,8192," in line and "bfloat16" in line).split(",")
+    path.write_text("\n".join([*lines, ",".join([*cells[:-1], "0.3"])]) + "\n", encoding="utf-8")  # 1.8 PFLOP/s
+    (one,) = (one for one in import_tables("aiconfigurator", copy, device="h100") if one.table.origin.table == "gemm")
+    assert len(one.table) == 72
+    assert "1 of 73 rows are left out" in one.table.origin.note

@@ -50,8 +50,6 @@ class Samples:
         Seconds to subtract.
     groups_R
         What is left out together; rows of any width.
-    steps
-        Axes with steps; see `smooth`.
     cap
         Largest share; `LARGEST_SHARE` is what KV caches of 1 GB and more reach at best, on any GPU.
     """
@@ -63,7 +61,6 @@ class Samples:
     floor: float
     groups_R: NDArray[Any]
     cap: float = LARGEST_SHARE
-    steps: tuple[str, ...] = ()
 
 
 def fit_shares(samples: Samples, *, left_out_basis: str, software: str, note: str = "") -> tuple[Surface, SurfaceFacts]:
@@ -84,7 +81,7 @@ def fit_shares(samples: Samples, *, left_out_basis: str, software: str, note: st
     weight_R = np.clip(beyond_R / s.seconds_R, _LEAST_WEIGHT, 1.0)
 
     def predictor(rows: NDArray[Any]) -> Any:
-        part = smooth(s.axes, s.points_RA[rows], share_R[rows], weight_R[rows], s.steps)
+        part = smooth(s.axes, s.points_RA[rows], share_R[rows], weight_R[rows])
         return lambda others: s.floor + s.roofline_R[others] / np.minimum(part.at(*s.points_RA[others].T), s.cap)
 
     served_R = np.maximum(s.seconds_R, s.floor + s.roofline_R / s.cap)
@@ -104,7 +101,7 @@ def fit_shares(samples: Samples, *, left_out_basis: str, software: str, note: st
         software=software,
         note=note,
     )
-    surface = smooth(s.axes, s.points_RA, share_R, weight_R, s.steps)
+    surface = smooth(s.axes, s.points_RA, share_R, weight_R)
     return type(surface)(surface.axes, np.minimum(surface.log_values, np.log(s.cap))), facts
 
 

@@ -33,12 +33,10 @@ Axes = tuple[tuple[str, tuple[float, ...]], ...]
 
 _HUBER: Final = 0.15  # log error beyond which a row counts less
 _ROUNDS: Final = 3
-_STEP: Final = 0.07  # knots nearer than that, as 16 and 17, are the sides of a step where an axis has steps
-_LOOSE: Final = 20.0  # how far apart these count as: they go together only where nothing was measured
 _SLOPE, _CURVATURE = 1e-3, 2e-2  # how much a row outweighs a difference between knots
 
 
-def smooth(axes: Axes, points_RA: Array, log_values_R: Array, weights_R: Array, steps: tuple[str, ...] = ()) -> Surface:
+def smooth(axes: Axes, points_RA: Array, log_values_R: Array, weights_R: Array) -> Surface:
     """Fit a surface.
 
     Parameters
@@ -51,8 +49,6 @@ def smooth(axes: Axes, points_RA: Array, log_values_R: Array, weights_R: Array, 
         Logarithm of the measured quantity.
     weights_R
         How much an error of the logarithm at each row matters, from 0 to 1.
-    steps
-        Axes whose close knots are the two sides of a step: nothing holds these together.
 
     Returns
     -------
@@ -62,7 +58,7 @@ def smooth(axes: Axes, points_RA: Array, log_values_R: Array, weights_R: Array, 
 
     basis_RK = _basis(axes, points_RA)
     shape = tuple(len(knots) for _, knots in axes)
-    penalty_KK = _penalty(shape, axes, steps)
+    penalty_KK = _penalty(shape, axes)
     rows_each = max(len(points_RA) / float(np.prod(shape)), 1.0)
     robust_R = np.ones(len(points_RA))
     values_K = np.zeros(0)
@@ -151,25 +147,22 @@ def _basis(axes: Axes, points_RA: Array) -> Any:
     return matrix.tocsr()
 
 
-def _penalty(shape: Sequence[int], axes: Axes, steps: tuple[str, ...]) -> Any:
+def _penalty(shape: Sequence[int], axes: Axes) -> Any:
     """Squared slopes and changes of slope along every axis, as a matrix of shape (K, K)."""
     from scipy import sparse
 
     total: Any = sparse.csr_array((int(np.prod(shape)), int(np.prod(shape))))
-    for at, (name, knots) in enumerate(axes):
+    for at, (_, knots) in enumerate(axes):
         size = len(knots)
         if size < 2:
             continue
         gap = np.diff(np.log(np.asarray(knots)))
-        step = (gap < _STEP) & (name in steps)
-        gap = np.where(step, _LOOSE, gap)
         slope = sparse.diags_array([-1.0 / gap, 1.0 / gap], offsets=[0, 1], shape=(size - 1, size))
         one: Any = _SLOPE * (slope.T @ slope)
         if size > 2:
             ones: Any = np.ones(size - 2)
             bend = sparse.diags_array([-ones, ones], offsets=[0, 1], shape=(size - 2, size - 1))
-            smooth_on = 1.0 - (step[1:] | step[:-1])
-            change = sparse.diags_array(smooth_on) @ bend @ slope
+            change = bend @ slope
             one = one + _CURVATURE * (change.T @ change)
         before, after = int(np.prod(shape[:at])), int(np.prod(shape[at + 1 :]))
         total = total + sparse.kron(sparse.kron(sparse.eye_array(before), one), sparse.eye_array(after))

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 from planner.profiling.importers.aiconfigurator import import_aiconfigurator
 from planner.profiling.importers.aiconfigurator_moe import import_mixture
 from planner.profiling.importers.base import Imported, device_named
+from planner.profiling.plausibility import faster_than_hardware_N
 from planner.profiling.tables import MeasuredTable
 
 __all__ = ["read_aiconfigurator"]
+
+_FEW: Final = 0.2  # more rows than these beyond the hardware are no faults, but a wrong unit
 
 
 def read_aiconfigurator(path: Path, *, device: str | None = None) -> Iterator[Imported]:
@@ -38,4 +42,11 @@ def read_aiconfigurator(path: Path, *, device: str | None = None) -> Iterator[Im
 
 def _named(table: MeasuredTable) -> Imported:
     engine, _, version = table.origin.software.partition(" ")
-    return Imported(name=f"{table.origin.table}-{engine}-{version}", table=table, where=table.origin.title)
+    where = f"{table.origin.device}: {table.origin.title}"
+    beats_N = faster_than_hardware_N(table)
+    if 0 < beats_N.mean() < _FEW:
+        told = f"{int(beats_N.sum())} of {len(table)} rows are left out: faster than the data sheet allows"
+        origin = table.origin.model_copy(update={"note": told})
+        table = MeasuredTable(origin, {name: column[~beats_N] for name, column in table.columns.items()})
+    # rows of a .parquet have no lines; the table is named for each
+    return Imported(f"{table.origin.table}-{engine}-{version}", table, where, (where,) * len(table))
