@@ -35,6 +35,7 @@ __all__ = ["MUXSERVE", "MuxRows", "group_of"]
 
 _DEVICE: Final = "a100_sxm_80"
 _ENGINE: Final = "muxserve"
+_KERNELS: Final = "vllm"  # on which it is built
 _PHASES: Final = ("prefill", "decode")
 
 
@@ -126,7 +127,7 @@ class MuxRows:
 def _priced(model: ModelSpec, tp: int, rows: tuple[Row, ...]) -> MuxRows:
     device = load_device(_DEVICE)
     collective = collective_for(device, tp, load_link(device.link).link(), native=True)
-    pricer = LayerPricer(model, device, collective)
+    pricer = LayerPricer(model, device, collective, engine=_KERNELS)
     batch_B = np.array([float(row.whole("batch")) for row in rows])
     length_B = np.array([float(row.whole("seq")) for row in rows])
     prefill_B = np.array([row.text("phase") == "prefill" for row in rows])
