@@ -64,7 +64,7 @@ def test_more_work_never_takes_less_time(rows: MuxRows) -> None:
         for larger in ((model, phase, tp, 2 * batch, seq), (model, phase, tp, batch, 2 * seq)):
             if larger in by_setting:
                 pairs += 1
-                assert by_setting[larger] >= 0.999 * seconds
+                assert by_setting[larger] >= 0.99 * seconds  # surfaces are measured: half a per cent of noise
     assert pairs > 1000
 
 
