@@ -29,6 +29,7 @@ __all__ = ["LayerTimes", "MeasuredLayers", "MeasuredTimes"]
 
 _LEAST_ERROR: Final = 0.02  # of repeating a measurement
 _UNKNOWN_ERROR: Final = 0.5  # a doubling, where no point says how far off that is
+_SAME: Final = 1e-9  # doublings between sizes that are the same
 _NEVER: Final = 1e-12  # seconds of what takes none
 
 # Of each kind of table: the sizes in the order in which they are interpolated, and the times.
@@ -151,7 +152,7 @@ def _weights(log_PN: Array, among: NDArray[np.intp], query_N: Array) -> tuple[Ar
     values = np.unique(log_PN[among, 0])
     at = query_N[0]
     beyond = max(values[0] - at, at - values[-1], 0.0)
-    if len(values) == 1 or np.isclose(values, at).any():
+    if len(values) == 1 or (np.abs(values - at) < _SAME).any():
         near = values[np.argmin(np.abs(values - at))]
         share = {float(near): 1.0}
     else:
@@ -159,10 +160,10 @@ def _weights(log_PN: Array, among: NDArray[np.intp], query_N: Array) -> tuple[Ar
         low, high = values[above - 1], values[above]
         part = (at - low) / (high - low)
         share = {float(low): 1.0 - part, float(high): part}
-    octaves = 0.0 if beyond < 1e-9 else float(beyond)
+    octaves = 0.0 if beyond < _SAME else float(beyond)
     furthest = 0.0
     for value, part in share.items():
-        mine = among[np.isclose(log_PN[among, 0], value)]
+        mine = among[np.abs(log_PN[among, 0] - value) < _SAME]
         inner_P, further = _weights(log_PN[:, 1:], mine, query_N[1:])
         weight_P += part * inner_P
         furthest = max(furthest, further)

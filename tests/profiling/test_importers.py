@@ -17,6 +17,7 @@ from planner.profiling.importers.base import Imported
 from planner.profiling.importers.metis import read_metis_cluster
 from planner.profiling.plausibility import check
 from planner.profiling.tables import MeasuredTable, measured_dir, read_measured
+from tests.profiling.kinds_table import documented, kinds_table
 
 TEXT = """\
 # nccl-tests version 2.17.6 nccl-headers=22807 nccl-library=22807
@@ -450,3 +451,7 @@ def test_an_imported_table_tells_the_place_of_a_wrong_value(tmp_path: Path) -> N
 
 def test_imported_is_what_importers_give_back(tmp_path: Path) -> None:
     assert all(isinstance(one, Imported) for one in import_tables("helix", helix(tmp_path)))
+
+
+def test_every_kind_of_table_is_documented_as_it_is() -> None:
+    assert documented() == kinds_table(), "python -m tests.profiling.kinds_table"
