@@ -105,7 +105,7 @@ def _kernels(device: DeviceProfile) -> Table:
 
 def measured_tables(tables: Sequence[MeasuredTable]) -> Table:
     """List measured tables, one line each."""
-    rows = [
+    rows: list[list[str | Text]] = [
         [
             table.kind.name,
             table.origin.title,

@@ -28,10 +28,10 @@ __all__ = ["Kernels", "kernels_of", "plot_roofline"]
 
 _ENGINE: Final = "vllm"
 _WIDTH: Final = 8192.0  # of the square weight matrix whose products are drawn
-_TOKENS: Final = 2.0 ** np.arange(0, 15)
+_TOKENS: Final[Array] = np.power(2.0, np.arange(0, 15))
 _HEADS, _KV_HEADS, _HEAD_DIM = 64, 8, 128  # of the attention that is drawn: Llama 3 70B's
-_PROMPTS: Final = 2.0 ** np.arange(7, 15)
-_BATCHES: Final = 2.0 ** np.arange(0, 9)
+_PROMPTS: Final[Array] = np.power(2.0, np.arange(7, 15))
+_BATCHES: Final[Array] = np.power(2.0, np.arange(0, 9))
 _CONTEXT: Final = 4096.0
 
 # "Muted" of P. Tol, "Colour schemes", SRON/EPS/TN/09-002, 2021.
@@ -94,8 +94,9 @@ def kernels_of(device: DeviceProfile) -> tuple[Kernels, ...]:
 
 def _formats(device: DeviceProfile) -> list[Dtype]:
     """Formats to draw: one of the two 16-bit ones, and what multiplies faster."""
-    sixteen: list[Dtype] = [dtype for dtype in ("bf16", "fp16") if dtype in device.flops][:1]
-    return [*sixteen, *(dtype for dtype in ("fp8", "nvfp4") if dtype in device.flops)]
+    sixteen: list[Dtype] = ["bf16" if "bf16" in device.flops else "fp16"]
+    faster: list[Dtype] = ["fp8", "nvfp4"]
+    return [dtype for dtype in sixteen + faster if dtype in device.flops]
 
 
 def _gemm(operators: DeviceOperators, dtype: Dtype) -> Kernels:
