@@ -67,6 +67,9 @@ def import_(
     force: Annotated[
         bool, typer.Option("--force", help="Replace tables that are there.", rich_help_panel="Output")
     ] = False,
+    implausible: Annotated[
+        bool, typer.Option("--implausible", help="Take tables that the data sheet rules out, with a warning.")
+    ] = False,
     json: opt.Json = False,
     quiet: opt.Quiet = False,
 ) -> None:
@@ -92,7 +95,7 @@ def import_(
             if report is not None:
                 report(f"{one.table.origin.device}: {one.name}", 1.0 - 1.0 / (number + 1))
             file = output / one.table.origin.device / f"{one.name}.csv"
-            results.append((one, file, check(one.table, where=one.where, places=one.places)))
+            results.append((one, file, check(one.table, where=one.where, places=one.places, lenient=implausible)))
     if not results:
         raise InputError("holds nothing to import", where=path, hint="leave out --device to see what it holds")
     there = [file for _, file, _ in results if file.exists() or file.with_suffix(".yaml").exists()]

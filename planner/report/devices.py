@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from planner.cluster import Curve, DeviceProfile, Quantity
+    from planner.profiling.tables import MeasuredTable
 
-__all__ = ["device_report", "device_table"]
+__all__ = ["device_report", "device_table", "measured_tables"]
 
 
 def device_table(devices: Sequence[DeviceProfile]) -> Table:
@@ -44,8 +45,16 @@ def _line(device: DeviceProfile) -> list[str | Text]:
     ]
 
 
-def device_report(device: DeviceProfile) -> RenderableType:
-    """Describe one GPU type with all sources."""
+def device_report(device: DeviceProfile, tables: Sequence[MeasuredTable] = ()) -> RenderableType:
+    """Describe one GPU type with all sources.
+
+    Parameters
+    ----------
+    device
+        The GPU type.
+    tables
+        What was measured on it.
+    """
     facts = {
         "name": device.name,
         "also": ", ".join(device.aliases) or "none",
@@ -64,6 +73,8 @@ def device_report(device: DeviceProfile) -> RenderableType:
     kernels = _kernels(device)
     if kernels.row_count:
         parts += [heading("Measured kernels"), kernels]
+    if tables:
+        parts += [heading("Measured tables"), measured_tables(tables)]
     return Group(*parts)
 
 
@@ -90,6 +101,22 @@ def _kernels(device: DeviceProfile) -> Table:
             ]
         )
     return data_table(["family", ">surfaces", ">error", "kind", "date", "source"], rows, fold=("source",))
+
+
+def measured_tables(tables: Sequence[MeasuredTable]) -> Table:
+    """List measured tables, one line each."""
+    rows: list[list[str | Text]] = [
+        [
+            table.kind.name,
+            table.origin.title,
+            f"{len(table):,}",
+            styled_provenance(table.origin.kind),
+            table.origin.date,
+            table.origin.source,
+        ]
+        for table in tables
+    ]
+    return data_table(["table", "what", ">rows", "kind", "date", "source"], rows, fold=("what", "source"))
 
 
 def _numbers(device: DeviceProfile) -> Table:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import jsonschema
 import pytest
@@ -56,6 +57,24 @@ def test_every_device_can_be_shown(run: Run) -> None:
         assert shown in text, shown
     data = json.loads(run("devices", "show", "h100", "--json").stdout)
     assert data["memory_bandwidth"]["value"] == 3.35e12
+    assert data["measured_tables"] == []
+
+
+def test_a_device_shows_what_was_measured_on_it(run: Run, tmp_path: Path) -> None:
+    text = " ".join(run("devices", "show", "v100").stdout.split())
+    for shown in ("Measured tables", "training_layer", "link_fit", "serving_layer", "Sailor", "Helix", "2025-08"):
+        assert shown in text, shown
+    tables = json.loads(run("devices", "show", "v100", "--json").stdout)["measured_tables"]
+    assert {table["table"] for table in tables} == {"training_layer", "link_fit", "serving_layer"}
+    assert all(table["rows"] > 100 and table["licence"] for table in tables)
+
+
+def test_a_roofline_is_drawn_where_asked_for(run: Run, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    assert run("devices", "show", "l4", "--plot", tmp_path / "roofline.png").code == 0
+    assert (tmp_path / "roofline.png").stat().st_size > 10_000
+    assert run("devices", "show", "l4", "--plot", tmp_path / "roofline.xls").code == 2
+    assert run("devices", "show", "l4", "--plot", tmp_path / "no" / "roofline.png").code == 4
 
 
 def test_every_cluster_can_be_shown(run: Run) -> None:

@@ -24,7 +24,7 @@ from planner.cost.network import collective_for
 from planner.dtypes import DTYPE_BYTES
 from planner.engine.fitted import load_fit
 from planner.profiling.accuracy.names import model_of
-from planner.profiling.accuracy.records import Comparison, Layout, Outcome, Skipped, SkipRowError
+from planner.profiling.accuracy.records import Comparison, FigureName, Layout, Outcome, Skipped, SkipRowError
 from planner.profiling.accuracy.table import Row
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ __all__ = ["MUXSERVE", "MuxRows", "group_of"]
 
 _DEVICE: Final = "a100_sxm_80"
 _ENGINE: Final = "muxserve"
+_KERNELS: Final = "vllm"  # on which it is built
 _PHASES: Final = ("prefill", "decode")
 
 
@@ -93,7 +94,7 @@ class MuxRows:
         whole = cls(
             rows=tuple(row for part in parts for row in part.rows),
             models=tuple(name for part in parts for name in part.models),
-            **{  # type: ignore[arg-type]  # every other field is an array
+            **{
                 name: np.concatenate([getattr(part, name) for part in parts], axis=-1)
                 for name in cls.__slots__
                 if name not in ("rows", "models")
@@ -126,7 +127,7 @@ class MuxRows:
 def _priced(model: ModelSpec, tp: int, rows: tuple[Row, ...]) -> MuxRows:
     device = load_device(_DEVICE)
     collective = collective_for(device, tp, load_link(device.link).link(), native=True)
-    pricer = LayerPricer(model, device, collective)
+    pricer = LayerPricer(model, device, collective, engine=_KERNELS)
     batch_B = np.array([float(row.whole("batch")) for row in rows])
     length_B = np.array([float(row.whole("seq")) for row in rows])
     prefill_B = np.array([row.text("phase") == "prefill" for row in rows])
@@ -171,7 +172,7 @@ def _predict(rows: Sequence[Row], *, left_out: bool = False) -> Iterator[Outcome
     seconds_B = priced.seconds_B(fit.constants)
     for b, row in enumerate(priced.rows):
         phase = row.text("phase")
-        figure: Final = "ttft" if phase == "prefill" else "tpot"
+        figure: FigureName = "ttft" if phase == "prefill" else "tpot"
         yield Comparison(
             row=row.number,
             model=priced.models[b],

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -24,7 +24,6 @@ __all__ = [
     "Source",
     "device_named",
     "mapping_at",
-    "named_tables",
     "number_list",
     "read_csv",
     "read_json",
@@ -47,7 +46,7 @@ class Imported:
     where
         What it was read from, for messages.
     places
-        File and line, or file and field, of each row.
+        File and line, or file and field, of each row; empty where the source has neither.
     digits
         As in `planner.profiling.tables.write_measured`.
     """
@@ -55,7 +54,7 @@ class Imported:
     name: str
     table: MeasuredTable
     where: str
-    places: tuple[str, ...]
+    places: tuple[str, ...] = ()
     digits: int | None = 6
 
     @classmethod
@@ -317,26 +316,3 @@ def number_list(value: Any, where: str | Path, field: str, what: str, length: in
     if not fits or (length is not None and len(value) != length):
         raise InputError(f"found {json.dumps(value)[:60]}", where=where, field=field, expected=what)
     return [float(v) for v in value]
-
-
-def named_tables(prefix: str, read: Callable[..., Iterator[MeasuredTable]]) -> Importer:
-    """Make an importer of a reader that yields bare tables.
-
-    Parameters
-    ----------
-    prefix
-        What the names of the tables begin with; their kind follows, and a number where there are several.
-    read
-        Called with the path and ``device=``.
-    """
-
-    def importer(path: Path, *, device: str | None) -> Iterator[Imported]:
-        counts: dict[tuple[str, str], int] = {}
-        for table in read(path, device=device):
-            key = (table.origin.device, table.kind.name)
-            counts[key] = counts.get(key, 0) + 1
-            name = f"{prefix}_{table.kind.name}" + (f"_{counts[key]}" if counts[key] > 1 else "")
-            places = tuple(f"{path}: {table.origin.title}, row {row + 1}" for row in range(len(table)))
-            yield Imported(name, table, str(path), places)
-
-    return importer

@@ -98,6 +98,6 @@ def _origin(device: str) -> Origin:
         licence="Apache-2.0",
         date="2024-11",
         software="vLLM",
-        note="Many prefill times are rounded to 1 ms. The artifact counts tokens of a prompt batch, not its prompts. It "
-        f"does not say how many tokens decoding sequences hold: {_CONTEXT} is what its mean request holds halfway.",
+        note="Many prefill times are rounded to 1 ms. Prompts of a batch are not counted, only their tokens. How many "
+        f"tokens decoding sequences hold is not told: {_CONTEXT} is what the mean request holds halfway.",
     )

@@ -126,7 +126,7 @@ def _milliseconds(row: CsvRow, operator: str) -> float | None:
 
 
 def _gemm(path: Path) -> Measured:
-    columns = ("n_head", "n_kv_head", "n_embd", "n_expanded_embd", "use_gated_mlp", "num_tokens")
+    columns: tuple[str, ...] = ("n_head", "n_kv_head", "n_embd", "n_expanded_embd", "use_gated_mlp", "num_tokens")
     columns += ("num_tensor_parallel_workers", "time_stats.mlp_up_proj.median")
     for row in _checked(path, columns, "a mlp.csv of Vidur"):
         heads, kv_heads, hidden, wide = (row.whole(name) for name in columns[:4])
