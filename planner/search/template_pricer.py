@@ -37,7 +37,7 @@ _KINDS: Final[tuple[Iteration, ...]] = ("mean", "chunk", "full")
 
 
 class TemplatePricer:
-    """Prices batches of templates of one problem.
+    """Prices batches of templates of one problem, from the `tables` of its stage kinds.
 
     Parameters
     ----------
@@ -48,19 +48,19 @@ class TemplatePricer:
     """
 
     def __init__(self, problem: ServingProblem, kinds: Sequence[StageKind]) -> None:
-        self._tables = TemplateTables(problem, kinds)
+        self.tables = TemplateTables(problem, kinds)
 
     def price(self, sequences: Sequence[tuple[int, ...]]) -> Templates:
         """Price templates given as sequences of stage kinds."""
         parts = [self._price(sequences[i : i + _CHUNK]) for i in range(0, len(sequences), _CHUNK)]
         width = max(part.kinds_BS.shape[1] for part in parts)
-        return Templates.join([part.padded(width, self._tables.model.num_layers) for part in parts])
+        return Templates.join([part.padded(width, self.tables.model.num_layers) for part in parts])
 
     def _price(self, sequences: Sequence[tuple[int, ...]]) -> Templates:
         kinds_BS = np.full((len(sequences), max(len(q) for q in sequences)), -1)
         for row, sequence in enumerate(sequences):
             kinds_BS[row, : len(sequence)] = sequence
-        stack = Stack.of(self._tables, kinds_BS)
+        stack = Stack.of(self.tables, kinds_BS)
         bound_B, at_B, fits_B, light = self._bound(stack)
         rate_B = np.zeros(len(sequences))
         bounds_BS1 = np.full((len(sequences), kinds_BS.shape[1] + 1), -1)
@@ -70,7 +70,7 @@ class TemplatePricer:
             for _ in range(2):  # splits made for the bound's batch, then for the batch that they reached
                 splits = self._splits(part, at_B[rows])
                 for split in splits:
-                    found_B, low_B = self._goodput(part, split, len(self._tables.grid_G))
+                    found_B, low_B = self._goodput(part, split, len(self.tables.grid_G))
                     better = found_B > rate_B[rows]
                     rate_B[rows[better]] = found_B[better]
                     bounds_BS1[rows[better]] = split[better]
@@ -100,7 +100,7 @@ class TemplatePricer:
             That rate; its batch's position in the grid, -1 for none; whether the smallest load fits the memory, and its
             latencies, no split being faster.
         """
-        grid_G, output = self._tables.grid_G, self._tables.demand.output
+        grid_G, output = self.tables.grid_G, self.tables.demand.output
         fits_B, light = self._relaxed(stack, np.zeros(len(stack.stages_B), dtype=int))
         feasible_B = fits_B & self._meets(light)
         bound_B = np.where(feasible_B, light.rate_B, 0.0)
@@ -119,7 +119,7 @@ class TemplatePricer:
         rows = np.flatnonzero(low_B >= 0)
         part = stack.take(rows)
         _, state = self._relaxed(part, low_B[rows], memory=False)
-        slack_BS = self._tables.slack_JG[part.kinds, low_B[rows][:, None]]
+        slack_BS = self.tables.slack_JG[part.kinds, low_B[rows][:, None]]
         ceiling_B[rows] = state.rate_B * np.where(part.present_BS, slack_BS, 1.0).max(axis=1)
         best_B, next_B, scans = low_B.copy(), low_B - 1, 0
         while True:
@@ -161,7 +161,7 @@ class TemplatePricer:
 
     def _least_sum(self, stack: Stack, which: Iteration, at_B: IntArray, *, memory: bool) -> Array:
         """Least sum of the stage times; on stages of one kind every split has the same."""
-        tables = self._tables
+        tables = self.tables
         alike = tables.layer_BSL(stack, which, at_B, least=True)[:, 0].sum(axis=-1)
         total_B = alike + tables.fixed_BS(stack, which, at_B, least=True).sum(axis=-1)
         rows = np.flatnonzero(stack.mixed_B)
@@ -207,7 +207,7 @@ class TemplatePricer:
     def _costs(
         self, stack: Stack, which: Iteration, at_B: IntArray, *, least: bool = False, memory: bool = True
     ) -> StageCosts:
-        tables = self._tables
+        tables = self.tables
         layer_BSL = tables.layer_BSL(stack, which, at_B, least=least)
         fixed_BS = tables.fixed_BS(stack, which, at_B, least=least)
         if not memory:
@@ -243,7 +243,7 @@ class TemplatePricer:
         best_B = np.zeros(len(bounds_BS1))
         rows = np.flatnonzero(bounds_BS1[:, 0] >= 0)
         part, bounds = stack.take(rows), bounds_BS1[rows]
-        for at in range(len(self._tables.grid_G)):
+        for at in range(len(self.tables.grid_G)):
             at_B = np.full(rows.size, at, dtype=int)
             fits_B = self._fits(part, bounds, at_B)
             if not fits_B.any():
@@ -254,7 +254,7 @@ class TemplatePricer:
 
     def polished(self, templates: Templates) -> Templates:
         """Move single layers between neighbouring stages as long as that helps, then try every decode batch."""
-        stack = Stack.of(self._tables, templates.kinds_BS)
+        stack = Stack.of(self.tables, templates.kinds_BS)
         bounds, rate_B = templates.bounds_BS1.copy(), templates.rate_B.copy()
         for _ in range(_MOST_MOVES):
             improved = False
@@ -267,7 +267,7 @@ class TemplatePricer:
                     rows = np.flatnonzero(legal)
                     if not rows.size:
                         continue
-                    found, _ = self._goodput(stack.take(rows), moved[rows], len(self._tables.grid_G))
+                    found, _ = self._goodput(stack.take(rows), moved[rows], len(self.tables.grid_G))
                     better = found > rate_B[rows] * (1 + 1e-9)
                     bounds[rows[better]], rate_B[rows[better]] = moved[rows[better]], found[better]
                     improved |= bool(better.any())
@@ -277,7 +277,7 @@ class TemplatePricer:
         return replace(templates, bounds_BS1=bounds, rate_B=rate_B, bound_B=np.maximum(templates.bound_B, rate_B))
 
     def _state(self, stack: Stack, bounds_BS1: IntArray, at_B: IntArray) -> SteadyState:
-        tables = self._tables
+        tables = self.tables
         one_hot = np.eye(len(tables.model.kinds), dtype=int)[tables.kind_of_layer]
         prefix = np.concatenate([np.zeros((1, one_hot.shape[1]), dtype=int), one_hot.cumsum(axis=0)])
         layers_BSK = np.diff(prefix[bounds_BS1], axis=1)
@@ -290,22 +290,22 @@ class TemplatePricer:
 
     def _wires(self, stack: Stack, at_B: IntArray) -> tuple[dict[Iteration, Array], Array]:
         """Seconds that each link is busy in each kind of iteration, and its latency."""
-        demand, batch_B = self._tables.demand, self._tables.grid_G[at_B]
+        demand, batch_B = self.tables.demand, self.tables.grid_G[at_B]
         tokens: dict[Iteration, Array] = {
             "mean": batch_B + demand.steady(batch_B),
             "chunk": batch_B + demand.chunk(batch_B),
             "full": batch_B + demand.room(batch_B),
         }
         return {
-            which: stack.per_byte_BS * hop_bytes(self._tables.model, t)[:, None] for which, t in tokens.items()
+            which: stack.per_byte_BS * hop_bytes(self.tables.model, t)[:, None] for which, t in tokens.items()
         }, stack.latency_BS
 
     def _steady(self, stack: Stack, at_B: IntArray, times: PipelineTimes) -> SteadyState:
-        tables = self._tables
+        tables = self.tables
         return steady_state(tables.demand, tables.first_token, tables.grid_G[at_B], stack.stages_B, times)
 
     def _fits(self, stack: Stack, bounds_BS1: IntArray, at_B: IntArray) -> BoolArray:
-        tables = self._tables
+        tables = self.tables
         memory_BSL = tables.memory_BSL(stack, at_B)
         prefix = np.concatenate([np.zeros((*memory_BSL.shape[:2], 1)), memory_BSL.cumsum(axis=-1)], axis=-1)
         ends = np.take_along_axis(prefix, bounds_BS1[:, 1:, None], axis=-1)[:, :, 0]
@@ -315,7 +315,7 @@ class TemplatePricer:
         return np.asarray((~stack.present_BS | (held_BS <= limit)).all(axis=-1))
 
     def _meets(self, state: SteadyState) -> BoolArray:
-        slo = self._tables.slo
+        slo = self.tables.slo
         tpot = np.inf if slo.tpot is None else slo.tpot
         ttft = np.finfo(float).max if slo.ttft is None else slo.ttft
         return np.asarray((state.tpot_B <= tpot) & (state.ttft_B <= ttft))

@@ -1,0 +1,417 @@
+"""What no replica of a multiset of stages exceeds, whatever their order, the layer split and the links: the cheap bound.
+
+At a stage time T a stage of kind j holds at most so many layers: as many as it computes in T, and as its memory holds
+with the KV cache of all sequences in flight. A multiset can run at T only if its stages together hold the model, so the
+least such T makes the least TPOT and the greatest rate, with no layer partition and for hundreds of thousands of
+multisets at once. TTFT and the sums over the stages enter by their least values, links by the fastest that the stages
+could get.
+
+Where layers are alike, a cap is a whole number of them. Where they are not, layers count by the time they take on
+average over the kinds, and a cap is what the kind's best-suited layers make: looser, but still a bound.
+
+Legend: M multiset, D place of a kind in it, J stage kind, K layer kind, L layer, S stages, G decode batch of the grid.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from planner.cost.memory import cached_tokens_L
+from planner.cost.serving import Iteration, PipelineTimes, SteadyState, hop_bytes, steady_state
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from planner.cost._types import Array, BoolArray, IntArray
+    from planner.search.template_pool import MultisetPool
+    from planner.search.template_tables import TemplateTables
+
+__all__ = ["CapacityForm", "StageCaps"]
+
+_KINDS: Final[tuple[Iteration, ...]] = ("mean", "chunk", "full")
+_ROWS: Final = 1 << 15  # multisets at a time: their arrays stay in a core's cache
+_HALVINGS: Final = 11  # of the interval that a stage time lies in, a layer's time wide at first
+_LOOSE: Final = 1.002  # a bound this close to what a smaller batch could reach is not worth a scan
+_MOST_SCANS: Final = 12
+_MOST_GROWTHS: Final = 60  # by a quarter each; stages that then still do not hold the model never do
+_WHOLE: Final = 1e-9  # a cap this close below a whole number is one
+
+
+@dataclass(frozen=True, slots=True)
+class StageCaps:
+    """Layers that stages hold at a stage time: by their speed, and by their memory where that counts.
+
+    Parameters
+    ----------
+    density
+        Layers per second.
+    first, last
+        Layers that the work of the first and of the last stage takes the time of.
+    held
+        Layers in the memory of a middle stage, a first, a last, and one that is both; None: no limit.
+    whole
+        Whether only whole layers count.
+    """
+
+    density: Array
+    first: Array
+    last: Array
+    held: tuple[Array | None, Array | None, Array | None, Array | None]
+    whole: bool
+
+    def at(self, room: Array, place: int) -> Array:
+        """Layers in so many seconds, in place 0 (middle), 1 (first), 2 (last) or 3 (both)."""
+        fits = self.density * room
+        if place & 1:
+            fits = fits - self.first
+        if place & 2:
+            fits = fits - self.last
+        if self.whole:
+            fits = np.floor(fits + _WHOLE)
+        held = self.held[place]
+        return np.maximum(fits if held is None else np.minimum(fits, held), 0.0)
+
+    def take(self, rows: IntArray) -> StageCaps:
+        """Some of the stages."""
+        held = [None if h is None else h[rows] for h in self.held]
+        return StageCaps(
+            self.density[rows], self.first[rows], self.last[rows], (held[0], held[1], held[2], held[3]), self.whole
+        )
+
+
+class CapacityForm:
+    """Bounds multisets of one problem.
+
+    Parameters
+    ----------
+    tables
+        Times, memory and links of the stage kinds.
+    most_stages
+        Most stages of any multiset.
+    """
+
+    def __init__(self, tables: TemplateTables, most_stages: int) -> None:
+        self.tables, self.layers = tables, tables.model.num_layers
+        kind_L = tables.kind_of_layer
+        layers_K = np.bincount(kind_L, minlength=len(tables.model.kinds))
+        weights_JL, cache_JL = tables.weights_JL, tables.cache_JL
+        times = tables.least
+        self.overhead = tables.iteration
+        self.whole = len(layers_K) == 1 and bool((weights_JL == weights_JL[:, :1]).all())
+        self.density_JG: dict[Iteration, Array] = {}
+        self.shortest_JG: dict[Iteration, Array] = {}
+        unit_KG: dict[Iteration, Array] = {}
+        for which in _KINDS:
+            layer_JKG = times.layer_JKG[which]
+            unit = layer_JKG.mean(axis=0)
+            unit_KG[which] = unit * self.layers / (layers_K @ unit)
+            self.density_JG[which] = (unit_KG[which] / layer_JKG).max(axis=1)
+            self.shortest_JG[which] = layer_JKG.min(axis=1)
+        self.first_JG, self.last_JG = times.first_JG, times.last_JG
+        # in layers that the first and the last stage do not compute meanwhile
+        self.ends_JG = {
+            w: (self.density_JG[w] * self.first_JG[w], self.density_JG[w] * self.last_JG[w]) for w in _KINDS
+        }
+        J, G = len(weights_JL), len(tables.grid_G)
+        room_J = {
+            "middle": tables.capacity_J,
+            "first": tables.capacity_J - tables.embedding_J,
+            "last": tables.capacity_J - tables.head_J,
+            "both": tables.capacity_J
+            - tables.embedding_J
+            - (0.0 if tables.model.tied_embeddings else 1.0) * tables.head_J,
+        }
+        demand = tables.demand
+        self._held = {name: np.zeros((most_stages + 1, J, G)) for name in room_J}  # in units of time
+        self._sized = {name: np.zeros((most_stages + 1, J, G)) for name in room_J}  # in units of memory
+        for stages in range(1, most_stages + 1):
+            tokens_GL = cached_tokens_L(tables.model, stages * tables.grid_G, demand.decode_context, demand.longest)
+            bytes_JGL = weights_JL[:, None, :] + cache_JL[:, None, :] * tokens_GL
+            unit_GL = bytes_JGL.mean(axis=0)
+            unit_GL = unit_GL * self.layers / unit_GL.sum(axis=1, keepdims=True)
+            by_size_JG = (unit_GL / bytes_JGL).max(axis=2)
+            by_time_JG = (unit_KG["mean"].T[:, kind_L] / bytes_JGL).max(axis=2)
+            one_JG = bytes_JGL.min(axis=2)
+            for name, room in room_J.items():
+                held, sized = room[:, None] * by_time_JG, room[:, None] * by_size_JG
+                if self.whole:
+                    held, sized = np.floor(held + _WHOLE), np.floor(sized + _WHOLE)
+                none = room[:, None] < one_JG  # not even one layer
+                self._held[name][stages] = np.where(none, 0.0, held)
+                self._sized[name][stages] = np.where(none, 0.0, sized)
+
+    def caps(self, kind: IntArray, at: IntArray, stages: IntArray, *, memory: bool = True) -> StageCaps:
+        """Caps of stages at a decode batch; all arguments broadcast."""
+        density = self.density_JG["mean"][kind, at]
+        names = ("middle", "first", "last", "both")
+        held = [self._held[name][stages, kind, at] for name in names] if memory else [None] * len(names)
+        first, last = (ends[kind, at] for ends in self.ends_JG["mean"])
+        return StageCaps(density, first, last, (held[0], held[1], held[2], held[3]), self.whole)
+
+    def rough(self, pool: MultisetPool) -> Array:
+        """Bound all multisets at a fraction of the time, and looser: layers divisible, memory only for the batch."""
+        return self._apart(pool, self._rough)
+
+    def bound(self, pool: MultisetPool) -> Array:
+        """Requests/s that no replica of each multiset exceeds within the SLO; 0 where none meets it."""
+        return self._apart(pool, self._bound)
+
+    def nearest(self, pool: MultisetPool, most: int) -> IntArray:
+        """Multisets whose least TPOT, and whose least TTFT, at the lightest load are the best; what fits comes first."""
+        scores = []
+        for pick in ("tpot_B", "ttft_B"):
+
+            def score(rows: _Rows, pick: str = pick) -> Array:
+                start = np.zeros(len(rows.kind), dtype=int)
+                names = ("middle", "first", "last", "both")
+                held = self._total(rows, [self._gather(self._sized[name], rows, start) for name in names])
+                fits = (held >= self.layers - 1e-6) & self._one_each(rows, start)
+                latency = np.minimum(getattr(self._state(rows, start), pick), 1e12)
+                return np.asarray(np.where(fits, latency, latency + 1e15))
+
+            scores.append(np.argsort(self._apart(pool, score), kind="stable")[:most])
+        return np.unique(np.concatenate(scores))
+
+    def _apart(self, pool: MultisetPool, bounded: Callable[[_Rows], Array]) -> Array:
+        """Multisets of equally many kinds together, so that arrays are as narrow as can be."""
+        found_M = np.zeros(len(pool.kind_MD))
+        width_M = (pool.kind_MD >= 0).sum(axis=1)
+        for width in range(1, pool.kind_MD.shape[1] + 1):
+            rows = np.flatnonzero(width_M == width)
+            for i in range(0, len(rows), _ROWS):
+                part = rows[i : i + _ROWS]
+                found_M[part] = bounded(_Rows.of(self, pool.kind_MD[part, :width], pool.count_MD[part, :width]))
+        return found_M
+
+    def _rough(self, rows: _Rows) -> Array:
+        low_B = self._largest(rows, self._roughly_feasible)
+        alive_B = np.flatnonzero(low_B >= 0)
+        part, at = rows.take(alive_B), low_B[alive_B]
+        bound_B = np.zeros(len(rows.kind))
+        slack = self.tables.slack_JG[part.kind, at[:, None]].max(axis=1)
+        cycle = part.stages * self._fractional(part, "mean", at)
+        bound_B[alive_B] = slack * part.stages * self.tables.grid_G[at] / (self.tables.demand.output * cycle)
+        return bound_B
+
+    def _roughly_feasible(self, rows: _Rows, at: IntArray) -> BoolArray:
+        tpot = np.inf if self.tables.slo.tpot is None else self.tables.slo.tpot
+        held = (rows.count * self._gather(self._sized["middle"], rows, at)).sum(axis=1)
+        return np.asarray(
+            (held >= self.layers - 1e-6) & (rows.stages * self._fractional(rows, "mean", at) <= tpot * (1 + 1e-12))
+        )
+
+    def _largest(self, rows: _Rows, feasible: Callable[[_Rows, IntArray], BoolArray]) -> IntArray:
+        """Largest feasible decode batch, -1 for none; what is feasible at one is so at all smaller ones."""
+        first_B = feasible(rows, np.zeros(len(rows.kind), dtype=int))
+        low_B = np.where(first_B, 0, -1)
+        high_B = np.where(first_B, len(self.tables.grid_G), 0)
+        while True:
+            open_B = np.flatnonzero(high_B - low_B > 1)
+            if not open_B.size:
+                return low_B
+            at = (low_B[open_B] + high_B[open_B]) // 2
+            yes = feasible(rows.take(open_B), at)
+            low_B[open_B] = np.where(yes, at, low_B[open_B])
+            high_B[open_B] = np.where(yes, high_B[open_B], at)
+
+    def _bound(self, rows: _Rows) -> Array:
+        grid_G, output = self.tables.grid_G, self.tables.demand.output
+        B = len(rows.kind)
+        start = np.zeros(B, dtype=int)
+        low_B = self._largest(rows, self._feasible)
+        bound_B = np.zeros(B)
+        alive_B = np.flatnonzero(low_B >= 0)
+        part, at = rows.take(alive_B), low_B[alive_B]
+        if not alive_B.size:
+            return bound_B
+        bound_B[alive_B] = self._rate(part, at)
+        slack_B = self.tables.slack_JG[part.kind, at[:, None]].max(axis=1)
+        ceiling_B = self._rate(part, at, memory=False) * slack_B
+        lightest_B = self._cycle(part, start[alive_B])
+        best_B, next_B = bound_B[alive_B], at - 1
+        for scan in range(_MOST_SCANS + 1):
+            reach_B = np.minimum(ceiling_B, part.stages * grid_G[np.maximum(next_B, 0)] / (output * lightest_B))
+            open_B = np.flatnonzero((next_B >= 0) & (reach_B > best_B * _LOOSE))
+            if not open_B.size:
+                break
+            if scan == _MOST_SCANS:
+                best_B[open_B] = reach_B[open_B]
+                break
+            best_B[open_B] = np.maximum(best_B[open_B], self._rate(part.take(open_B), next_B[open_B]))
+            next_B[open_B] -= 1
+        # within this factor smaller batches were not looked at
+        rest_B = np.minimum(ceiling_B, part.stages * grid_G[np.maximum(next_B, 0)] / (output * lightest_B))
+        bound_B[alive_B] = np.maximum(best_B, np.where(next_B >= 0, np.minimum(rest_B, best_B * _LOOSE), 0.0))
+        return bound_B
+
+    def _rate(self, rows: _Rows, at: IntArray, *, memory: bool = True) -> Array:
+        cycle_B = self._cycle(rows, at, memory=memory)
+        return np.asarray(rows.stages * self.tables.grid_G[at] / (self.tables.demand.output * cycle_B))
+
+    def _cycle(self, rows: _Rows, at: IntArray, *, memory: bool = True) -> Array:
+        """Least TPOT at a decode batch; infinite where the memory does not do."""
+        slowest_B = self._slowest(rows, at, memory=memory)
+        return np.maximum(rows.stages * slowest_B, self._through(rows, "mean", at) + rows.back)
+
+    def _feasible(self, rows: _Rows, at: IntArray) -> BoolArray:
+        """Whether the least latencies at a decode batch meet the SLO, and the stages hold the model."""
+        state = self._state(rows, at)
+        slo = self.tables.slo
+        tpot = np.inf if slo.tpot is None else slo.tpot
+        ttft = np.finfo(float).max if slo.ttft is None else slo.ttft
+        held = self._total(
+            rows, [self._gather(self._sized[name], rows, at) for name in ("middle", "first", "last", "both")]
+        )
+        room = (held >= self.layers - 1e-6) & self._one_each(rows, at)
+        fits = room & (state.tpot_B <= tpot) & (state.ttft_B <= ttft)
+        some = np.flatnonzero(fits)
+        if some.size and np.isfinite(tpot):
+            part = rows.take(some)
+            caps = self.caps(part.kind, at[some][:, None], part.stages[:, None])
+            fits[some] = self._holds(part, caps, tpot / part.stages * (1 + 1e-12))
+        return np.asarray(fits)
+
+    def _one_each(self, rows: _Rows, at: IntArray) -> BoolArray:
+        return np.asarray((self._gather(self._sized["middle"], rows, at) > 0).all(axis=1))
+
+    def _gather(self, table_SJG: Array, rows: _Rows, at: IntArray) -> Array:
+        return np.asarray(table_SJG[rows.stages[:, None], rows.kind, at[:, None]])
+
+    def _holds(self, rows: _Rows, caps: StageCaps, time_B: Array) -> BoolArray:
+        """Whether the stages hold the model at a stage time."""
+        room = (time_B - self.overhead)[:, None]
+        places = range(4) if (rows.stages == 1).any() else range(3)
+        return np.asarray(self._total(rows, [caps.at(room, place) for place in places]) >= self.layers - 1e-6)
+
+    def _total(self, rows: _Rows, held: Sequence[Array]) -> Array:
+        """Layers that all stages hold together, the first and the last being those that lose least by it."""
+        middle, first, last = held[:3]
+        total = (rows.count * middle).sum(axis=1) + (first - middle).max(axis=1) + (last - middle).max(axis=1)
+        return total if len(held) == 3 else np.where(rows.stages == 1, held[3][:, 0], total)
+
+    def _slowest(self, rows: _Rows, at: IntArray, *, memory: bool = True) -> Array:
+        """Least time of the slowest stage, to a thousandth of a layer's time, from below."""
+        low = self._fractional(rows, "mean", at)
+        caps = self.caps(rows.kind, at[:, None], rows.stages[:, None], memory=memory)
+        step = (1.0 / caps.density).max(axis=1)
+        high = low.copy()
+        short = np.flatnonzero(~self._holds(rows, caps, high))
+        for _ in range(_MOST_GROWTHS):  # a kind without memory for its share leaves more to the others
+            if not short.size:
+                break
+            low[short] = high[short]
+            high[short] = np.maximum(high[short] * 1.05, high[short] + step[short] / 2)
+            short = short[~self._holds(rows.take(short), caps.take(short), high[short])]
+        low[short] = high[short] = np.inf
+        open_B = np.flatnonzero(high > low)
+        part, some = rows.take(open_B), caps.take(open_B)
+        for _ in range(_HALVINGS):
+            middle = (low[open_B] + high[open_B]) / 2
+            enough = self._holds(part, some, middle)
+            high[open_B] = np.where(enough, middle, high[open_B])
+            low[open_B] = np.where(enough, low[open_B], middle)
+        return low
+
+    def _fractional(self, rows: _Rows, which: Iteration, at: IntArray) -> Array:
+        """Least time of the slowest stage if layers could be divided and memory were no limit, links included."""
+        kind, at_ = rows.kind, at[:, None]
+        density = self.density_JG[which][kind, at_]
+        ends = self.ends_JG[which][0][kind, at_].min(axis=1) + self.ends_JG[which][1][kind, at_].min(axis=1)
+        time = self.overhead + (self.layers + ends) / (rows.count * density).sum(axis=1)
+        one = self.shortest_JG[which][kind, at_].max(axis=1) + self.overhead
+        return np.asarray(np.maximum.reduce([time, one, rows.slowest_link * self._bytes(which, at)]))
+
+    def _through(self, rows: _Rows, which: Iteration, at: IntArray) -> Array:
+        """Least time through all stages and links."""
+        kind, at_ = rows.kind, at[:, None]
+        layer = 1.0 / self.density_JG[which][kind, at_].max(axis=1)
+        one = self.shortest_JG[which][kind, at_]
+        firsts = self.first_JG[which][kind, at_].min(axis=1)
+        lasts = self.last_JG[which][kind, at_].min(axis=1)
+        if self.whole:  # a layer at least on every stage
+            inside = (rows.count * one).sum(axis=1) + np.maximum(self.layers - rows.stages, 0) * layer
+        else:
+            inside = self.layers * layer
+        links = rows.per_byte * self._bytes(which, at) + rows.latency
+        return np.asarray(rows.stages * self.overhead + firsts + lasts + inside + links)
+
+    def _bytes(self, which: Iteration, at: IntArray) -> Array:
+        demand, batch = self.tables.demand, self.tables.grid_G[at]
+        tokens = {"mean": demand.steady, "chunk": demand.chunk, "full": demand.room}[which](batch)
+        return hop_bytes(self.tables.model, batch + tokens)
+
+    def _state(self, rows: _Rows, at: IntArray) -> SteadyState:
+        tables = self.tables
+        times = PipelineTimes(
+            slowest_B=self._fractional(rows, "mean", at),
+            around_B=self._through(rows, "mean", at) + rows.back,
+            chunk_slowest_B=self._fractional(rows, "chunk", at),
+            chunk_through_B=self._through(rows, "chunk", at),
+            full_slowest_B=self._fractional(rows, "full", at),
+        )
+        return steady_state(tables.demand, tables.first_token, tables.grid_G[at], rows.stages, times)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Rows:
+    """Multisets with the least that their links cost."""
+
+    kind: IntArray
+    count: IntArray
+    stages: IntArray
+    per_byte: Array
+    latency: Array
+    back: Array
+    slowest_link: Array
+
+    @classmethod
+    def of(cls, form: CapacityForm, kind_MD: IntArray, count_MD: IntArray) -> _Rows:
+        tables = form.tables
+        there, kind = kind_MD >= 0, np.maximum(kind_MD, 0)
+        inside, across = tables.inside_J, tables.across_JJ
+        tp, size = tables.tp_J[kind], tables.node_size_J[kind]
+        sums, slowest = [], np.zeros(len(kind))
+        for part in (0, 1):  # latency, seconds per byte
+            own = across[part][kind, kind]
+            best = np.minimum(inside[part][kind], own)
+            hops = np.maximum(count_MD - 1, 0)
+            # stages of one kind change the node at least so often
+            leaves = np.where(there, np.minimum(-(-count_MD * tp // size) - 1, hops), 0)
+            total = (leaves * own + (hops - leaves) * best).sum(axis=1)
+            worst = np.where(leaves > 0, own, np.where(hops > 0, best, 0.0)).max(axis=1)
+            cross = np.full(len(kind), np.inf)
+            for a in range(kind.shape[1]):
+                for b in range(kind.shape[1]):
+                    if a == b:
+                        continue
+                    pair = across[part][kind[:, a], kind[:, b]]
+                    alike = tables.class_J[kind[:, a]] == tables.class_J[kind[:, b]]
+                    pair = np.where(alike, np.minimum(pair, inside[part][kind[:, a]]), pair)
+                    cross = np.minimum(cross, np.where(there[:, a] & there[:, b], pair, np.inf))
+            crossings = np.maximum(there.sum(axis=1) - 1, 0)
+            cross = np.where(crossings > 0, cross, 0.0)
+            sums.append(total + crossings * cross)
+            if part == 1:
+                slowest = np.maximum(worst, cross)
+        stages = count_MD.sum(axis=1)
+        least_back = np.minimum(inside[0][kind], across[0][kind, kind])
+        back = np.where(stages > 1, np.where(there, least_back, np.inf).min(axis=1), 0.0)
+        several = there.sum(axis=1) > 1
+        if several.any():  # the way back may lead between any two classes
+            anyhow = min(float(inside[0].min()), float(across[0].min()))
+            back = np.where(several, anyhow, back)
+        return cls(
+            kind=kind_MD,
+            count=count_MD,
+            stages=stages,
+            per_byte=sums[1],
+            latency=sums[0],
+            back=back,
+            slowest_link=slowest,
+        )
+
+    def take(self, rows: IntArray) -> _Rows:
+        return _Rows(**{name: getattr(self, name)[rows] for name in self.__slots__})

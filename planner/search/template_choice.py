@@ -1,0 +1,263 @@
+"""Which templates to use, and how many: the master program over a pool that is priced only where it matters.
+
+Every multiset of stages has a value that it cannot exceed, at one of three depths: roughly, by its capacities, and
+priced in every order of its kinds with links and exact layer splits (`template_caps`, `template_pricer`). The program
+over these values bounds every plan. Its answer is looked at more closely wherever it is not priced, which can only lower
+the bound, until it rests on priced templates alone. Multisets whose reduced cost says that no better plan contains them
+are left as they are. The plan itself is the program's answer over the priced templates by what they really reach.
+
+Legend: M multiset, T template priced, C node class.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from planner.errors import TimeLimitError
+from planner.search.template_caps import CapacityForm
+from planner.search.template_pool import MultisetPool, orders
+from planner.search.templates import Templates
+from planner.solvers.master import Master, MasterProblem, MasterSolution, PoolRelaxation
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from planner.cost._types import Array, IntArray
+    from planner.search.problem import Budget, ServingProblem
+    from planner.search.template_pricer import TemplatePricer
+    from planner.search.templates import StageKind
+
+__all__ = ["Choice", "TemplateChooser"]
+
+_ROUGH, _CAPS, _PRICED = 0, 1, 2
+_CAPS_AT_ONCE: Final = 1500  # multisets bounded by capacities in one go
+_PRICED_AT_ONCE: Final = 12  # multisets priced in one go, beside those that the program wants
+_MOST_ORDERS: Final = 24  # sequences of one multiset; with more than four kinds not every order is priced
+_LEAST_SECONDS: Final = 0.3  # of a program, whatever the limit: the plans so far must not be thrown away
+_CLOSE: Final = 1e-5  # relative distance of plan and bound at which nothing is left to look for
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """Copies of priced templates, and what bounds them.
+
+    Parameters
+    ----------
+    templates
+        The chosen templates.
+    copies_T
+        How many of each.
+    fills
+        Sizes that each node is to hold, for classes whose sizes do not divide.
+    bound
+        No plan has more value, or less cost where there was a demand.
+    proven
+        Whether the program was closed: no value in it can still fall that its answer rests on.
+    price_C
+        What one more GPU of each class would add to the objective, by the program without whole numbers.
+    """
+
+    templates: Templates
+    copies_T: IntArray
+    fills: dict[int, tuple[tuple[int, ...], ...]]
+    bound: float
+    proven: bool
+    price_C: Array
+
+
+class TemplateChooser:
+    """Chooses from one pool.
+
+    Parameters
+    ----------
+    problem, kinds, pricer, pool
+        What is to be served, and the multisets to serve it with.
+    budget
+        Time, and who is told.
+    """
+
+    def __init__(
+        self,
+        problem: ServingProblem,
+        kinds: Sequence[StageKind],
+        pricer: TemplatePricer,
+        pool: MultisetPool,
+        budget: Budget,
+    ) -> None:
+        self.problem, self.kinds, self.pool, self._pricer, self._budget = problem, kinds, pool, pricer, budget
+        self.form = CapacityForm(pricer.tables, int(pool.stages_M.max()))
+        self.up_M = self.form.rough(pool)
+        self.rate_M = np.zeros(len(self.up_M))
+        self._level_M = np.zeros(len(self.up_M), dtype=np.int8)
+        self._best: dict[int, Templates] = {}
+        self.priced = 0
+
+    @property
+    def looked_at(self) -> dict[str, int]:
+        """What was looked at, and how closely."""
+        return {
+            "multisets": len(self.up_M),
+            "feasible": int((self.up_M > 0).sum()),
+            "bounded": int((self._level_M >= _CAPS).sum()),
+            "templates": self.priced,
+        }
+
+    def master(self, cost_J: Array, demand: float | None = None) -> Master:
+        """Write the program: greatest value, or least cost of a value that meets the demand."""
+        classes = self.problem.cluster.classes
+        chunks_MJ = self.pool.chunks_MJ(len(self.kinds))
+        return Master(
+            MasterProblem(
+                value_T=self.up_M,
+                cost_T=chunks_MJ @ np.asarray(cost_J),
+                chunks_TJ=chunks_MJ,
+                class_J=np.array([k.node_class for k in self.kinds]),
+                size_J=np.array([k.tp for k in self.kinds]),
+                bin_size_C=np.array([c.gpus_per_node for c in classes]),
+                bins_C=np.array([len(c.nodes) for c in classes]),
+            ),
+            demand=demand,
+        )
+
+    def polished(self, templates: Templates) -> Templates:
+        """Move single layers of chosen templates as long as that helps."""
+        return self._pricer.polished(templates)
+
+    def choose(self, master: Master) -> Choice | None:
+        """Solve the program; None if no choice meets the demand, or nothing can serve.
+
+        Raises
+        ------
+        TimeLimitError
+            If the time passes before any choice is found.
+        """
+        active = np.flatnonzero((self.pool.kind_MD >= 0).sum(axis=1) == 1)
+        relaxed, active = self._relaxed(master, active)
+        if relaxed is None:
+            return None
+        best: MasterSolution | None = None
+        priced_before, answer = -1, None
+        while True:
+            if self.priced != priced_before:
+                priced_before = self.priced
+                best = self._incumbent(master) or best
+            value = self._worth(master, best)
+            near = np.flatnonzero(relaxed.reduced_T >= value - relaxed.value - 1e-9 * abs(relaxed.value))
+            rough = near[self._level_M[near] == _ROUGH]
+            if rough.size and not self._late():
+                self._bound_by_caps(self._most_wanted(rough, relaxed, _CAPS_AT_ONCE))
+                relaxed, active = self._relaxed(master, relaxed.active)
+                if relaxed is None:
+                    return None
+                continue
+            if self._late():
+                break
+            try:
+                answer = master.best(self.up_M, columns=near, time_limit=self._seconds(), seed=self._budget.seed)
+            except TimeLimitError:
+                answer = None
+                break
+            if answer is None:  # the demand is met in fractions alone
+                return None
+            used = np.flatnonzero(answer.copies_T)
+            if best is not None and self._distance(master, best, answer.bound) <= _CLOSE:
+                break
+            fresh = used[self._level_M[used] < _PRICED]
+            if not fresh.size or not answer.proven:
+                break
+            self._price(fresh)
+            relaxed, active = self._relaxed(master, relaxed.active)
+            if relaxed is None:
+                return None
+            self._budget.report("choosing replicas", 0.5)
+        if best is None:
+            best = self._incumbent(master)
+        if best is None:
+            if self._late():
+                raise TimeLimitError(f"no choice of replicas was found within {self._budget.time_limit:g} s")
+            return None
+        bound = master.bound_of(relaxed.value, self.up_M)
+        if answer is not None:
+            bound = min(bound, answer.bound) if master.demand is None else max(bound, answer.bound)
+        used = np.flatnonzero(best.copies_T)
+        return Choice(
+            templates=Templates.join([self._best[int(row)] for row in used]),
+            copies_T=best.copies_T[used],
+            fills=dict(best.fills),
+            bound=bound,
+            proven=answer is not None and answer.proven,
+            price_C=relaxed.price_C,
+        )
+
+    def _relaxed(self, master: Master, active: IntArray) -> tuple[PoolRelaxation | None, IntArray]:
+        """Solve without whole numbers, and price what that rests on until it rests on nothing else."""
+        while True:
+            relaxed = master.relax(self.up_M, active)
+            if relaxed is None or relaxed.value == 0.0:
+                return None, active
+            active = relaxed.active
+            support = np.flatnonzero(relaxed.copies_T > 1e-9)
+            rough = support[self._level_M[support] == _ROUGH]
+            if self._late() and self._best:
+                return relaxed, active
+            if rough.size:
+                unbounded = np.flatnonzero((self._level_M == _ROUGH) & (self.up_M > 0))
+                wanted = self._most_wanted(unbounded, relaxed, _CAPS_AT_ONCE)
+                self._bound_by_caps(np.union1d(rough, wanted))
+                continue
+            fresh = support[self._level_M[support] == _CAPS]
+            if not fresh.size:
+                return relaxed, active
+            bounded = np.flatnonzero((self._level_M == _CAPS) & (self.up_M > 0))
+            self._price(np.union1d(fresh, self._most_wanted(bounded, relaxed, _PRICED_AT_ONCE)))
+
+    def _most_wanted(self, rows: IntArray, relaxed: PoolRelaxation, most: int) -> IntArray:
+        share = relaxed.reduced_T[rows] / np.maximum(self.up_M[rows], 1e-300)
+        return np.asarray(rows[np.argsort(-share, kind="stable")[:most]])
+
+    def _bound_by_caps(self, rows: IntArray) -> None:
+        self.up_M[rows] = np.minimum(self.up_M[rows], self.form.bound(self.pool.take(rows)))
+        self._level_M[rows] = _CAPS
+
+    def _price(self, rows: IntArray) -> None:
+        sequences: list[tuple[int, ...]] = []
+        owner: list[int] = []
+        for row in rows.tolist():
+            found = orders(self.pool.kind_MD[row], self.pool.count_MD[row])[:_MOST_ORDERS]
+            sequences += found
+            owner += [row] * len(found)
+        priced = self._pricer.price(sequences)
+        self.priced += len(sequences)
+        owner_B = np.array(owner)
+        for row in rows.tolist():
+            mine = np.flatnonzero(owner_B == row)
+            best = int(mine[np.argmax(priced.rate_B[mine])])
+            self.rate_M[row] = priced.rate_B[best]
+            self._best[row] = priced.take([best]).padded(int(self.pool.stages_M.max()), self.problem.model.num_layers)
+            distinct = int((self.pool.kind_MD[row] >= 0).sum())
+            if math.factorial(distinct) <= _MOST_ORDERS:
+                self.up_M[row] = min(self.up_M[row], float(priced.bound_B[mine].max()))
+            self.up_M[row] = max(self.up_M[row], self.rate_M[row])
+        self._level_M[rows] = _PRICED
+
+    def _incumbent(self, master: Master) -> MasterSolution | None:
+        rows = np.flatnonzero(self.rate_M > 0)
+        return master.best(self.rate_M, columns=rows, time_limit=self._seconds(), seed=self._budget.seed)
+
+    def _worth(self, master: Master, best: MasterSolution | None) -> float:
+        """Objective of a choice in the program's own terms; minus infinity for none."""
+        return -math.inf if best is None else master.worth(best.copies_T, self.rate_M, self.up_M)
+
+    def _distance(self, master: Master, best: MasterSolution, bound: float) -> float:
+        reached = float((self.rate_M if master.demand is None else master.problem.cost_T) @ best.copies_T)
+        return abs(bound - reached) / max(abs(bound), 1e-300)
+
+    def _seconds(self) -> float:
+        return max(self._budget.remaining() / 2, _LEAST_SECONDS)
+
+    def _late(self) -> bool:
+        return self._budget.remaining() <= 0.15 * self._budget.time_limit
