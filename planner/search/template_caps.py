@@ -14,7 +14,7 @@ Legend: M multiset, D place of a kind in it, J stage kind, K layer kind, L layer
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -159,6 +159,35 @@ class CapacityForm:
         """Requests/s that no replica of each multiset exceeds within the SLO; 0 where none meets it."""
         return self._apart(pool, self._bound)
 
+    def bound_orders(self, pool: MultisetPool, kinds_BS: IntArray) -> Array:
+        """Bound sequences of stages: like their multisets, with first and last stage and the links known.
+
+        Parameters
+        ----------
+        pool
+            Multiset of each sequence.
+        kinds_BS
+            The sequences, -1 behind the last stage.
+        """
+        latency_BS, per_byte_BS, back_B = self.tables.hops(kinds_BS)
+        last_B = kinds_BS[np.arange(len(kinds_BS)), (kinds_BS >= 0).sum(axis=1) - 1]
+        found_B = np.zeros(len(pool.kind_MD))
+        width_B = (pool.kind_MD >= 0).sum(axis=1)
+        for width in sorted(set(width_B.tolist())):
+            part = np.flatnonzero(width_B == width)
+            kind = pool.kind_MD[part, :width]
+            rows = replace(
+                _Rows.of(self, kind, pool.count_MD[part, :width]),
+                latency=latency_BS[part].sum(axis=1),
+                per_byte=per_byte_BS[part].sum(axis=1),
+                slowest_link=per_byte_BS[part].max(axis=1),
+                back=back_B[part],
+                first=(kind == kinds_BS[part, :1]).argmax(axis=1),
+                last=(kind == last_B[part][:, None]).argmax(axis=1),
+            )
+            found_B[part] = self._bound(rows)
+        return found_B
+
     def nearest(self, pool: MultisetPool, most: int) -> IntArray:
         """Multisets whose least TPOT, and whose least TTFT, at the lightest load are the best; what fits comes first."""
         scores = []
@@ -252,9 +281,60 @@ class CapacityForm:
         return np.asarray(rows.stages * self.tables.grid_G[at] / (self.tables.demand.output * cycle_B))
 
     def _cycle(self, rows: _Rows, at: IntArray, *, memory: bool = True) -> Array:
-        """Least TPOT at a decode batch; infinite where the memory does not do."""
-        slowest_B = self._slowest(rows, at, memory=memory)
-        return np.maximum(rows.stages * slowest_B, self._through(rows, "mean", at) + rows.back)
+        """Least TPOT at a decode batch, to a thousandth of a layer's time, from below; infinite without the memory.
+
+        The slowest stage makes one bound of it, the way through all stages the other: both hold for one split, which
+        under the caps of a stage time takes at least so long in sum as layers on the fastest stages first.
+        """
+        low = np.maximum(
+            rows.stages * self._fractional(rows, "mean", at), self._through(rows, "mean", at) + rows.back
+        )
+        caps = self.caps(rows.kind, at[:, None], rows.stages[:, None], memory=memory)
+        step = rows.stages * (1.0 / caps.density).max(axis=1)
+        links = self._links(rows, "mean", at) + rows.back
+        high = low.copy()
+        short = np.flatnonzero(~self._runs(rows, caps, links, high))
+        for _ in range(_MOST_GROWTHS):  # a kind without memory for its share leaves more to the others
+            if not short.size:
+                break
+            low[short] = high[short]
+            high[short] = np.maximum(high[short] * 1.05, high[short] + step[short] / 2)
+            short = short[~self._runs(rows.take(short), caps.take(short), links[short], high[short])]
+        low[short] = high[short] = np.inf
+        open_B = np.flatnonzero(high > low)
+        part, some, wires = rows.take(open_B), caps.take(open_B), links[open_B]
+        for _ in range(_HALVINGS):
+            middle = (low[open_B] + high[open_B]) / 2
+            enough = self._runs(part, some, wires, middle)
+            high[open_B] = np.where(enough, middle, high[open_B])
+            low[open_B] = np.where(enough, low[open_B], middle)
+        return low
+
+    def _runs(self, rows: _Rows, caps: StageCaps, links_B: Array, cycle_B: Array) -> BoolArray:
+        """Whether some split may make a cycle: the stages hold the model, and the way through is no longer."""
+        room = (cycle_B / rows.stages - self.overhead)[:, None]
+        places = range(4) if (rows.stages == 1).any() else range(3)
+        held = [caps.at(room, place) for place in places]
+        enough = self._total(rows, held) >= self.layers - 1e-6
+        if rows.kind.shape[1] == 1:  # one kind: however the layers lie, they take as long
+            inside = self.layers / caps.density[:, 0]
+        else:
+            each = 1.0 if self.whole else 0.0  # at least a layer on every stage
+            order = np.argsort(-caps.density, axis=1, kind="stable")
+            count = np.take_along_axis(rows.count, order, axis=1)
+            most = rows.count * held[0]
+            if rows.first is not None and rows.last is not None:
+                index = np.arange(len(most))
+                most[index, rows.first] += (held[1] - held[0])[index, rows.first]
+                most[index, rows.last] += (held[2] - held[0])[index, rows.last]
+            most = np.maximum(np.take_along_axis(most, order, axis=1) - each * count, 0.0)
+            left = self.layers - each * rows.stages
+            before = np.minimum(np.cumsum(most, axis=1), left[:, None])
+            taken = np.diff(before, axis=1, prepend=0.0)
+            inside = ((taken + each * count) / np.take_along_axis(caps.density, order, axis=1)).sum(axis=1)
+        ends = rows.of_first(caps.first / caps.density) + rows.of_last(caps.last / caps.density)
+        through = rows.stages * self.overhead + inside + ends + links_B
+        return np.asarray(enough & (through <= cycle_B * (1 + 1e-12)))
 
     def _feasible(self, rows: _Rows, at: IntArray) -> BoolArray:
         """Whether the least latencies at a decode batch meet the SLO, and the stages hold the model."""
@@ -271,7 +351,8 @@ class CapacityForm:
         if some.size and np.isfinite(tpot):
             part = rows.take(some)
             caps = self.caps(part.kind, at[some][:, None], part.stages[:, None])
-            fits[some] = self._holds(part, caps, tpot / part.stages * (1 + 1e-12))
+            links = self._links(part, "mean", at[some]) + part.back
+            fits[some] = self._runs(part, caps, links, np.full(len(some), tpot * (1 + 1e-12)))
         return np.asarray(fits)
 
     def _one_each(self, rows: _Rows, at: IntArray) -> BoolArray:
@@ -280,46 +361,17 @@ class CapacityForm:
     def _gather(self, table_SJG: Array, rows: _Rows, at: IntArray) -> Array:
         return np.asarray(table_SJG[rows.stages[:, None], rows.kind, at[:, None]])
 
-    def _holds(self, rows: _Rows, caps: StageCaps, time_B: Array) -> BoolArray:
-        """Whether the stages hold the model at a stage time."""
-        room = (time_B - self.overhead)[:, None]
-        places = range(4) if (rows.stages == 1).any() else range(3)
-        return np.asarray(self._total(rows, [caps.at(room, place) for place in places]) >= self.layers - 1e-6)
-
     def _total(self, rows: _Rows, held: Sequence[Array]) -> Array:
         """Layers that all stages hold together, the first and the last being those that lose least by it."""
         middle, first, last = held[:3]
-        total = (rows.count * middle).sum(axis=1) + (first - middle).max(axis=1) + (last - middle).max(axis=1)
+        total = (rows.count * middle).sum(axis=1) - rows.of_first(middle - first) - rows.of_last(middle - last)
         return total if len(held) == 3 else np.where(rows.stages == 1, held[3][:, 0], total)
-
-    def _slowest(self, rows: _Rows, at: IntArray, *, memory: bool = True) -> Array:
-        """Least time of the slowest stage, to a thousandth of a layer's time, from below."""
-        low = self._fractional(rows, "mean", at)
-        caps = self.caps(rows.kind, at[:, None], rows.stages[:, None], memory=memory)
-        step = (1.0 / caps.density).max(axis=1)
-        high = low.copy()
-        short = np.flatnonzero(~self._holds(rows, caps, high))
-        for _ in range(_MOST_GROWTHS):  # a kind without memory for its share leaves more to the others
-            if not short.size:
-                break
-            low[short] = high[short]
-            high[short] = np.maximum(high[short] * 1.05, high[short] + step[short] / 2)
-            short = short[~self._holds(rows.take(short), caps.take(short), high[short])]
-        low[short] = high[short] = np.inf
-        open_B = np.flatnonzero(high > low)
-        part, some = rows.take(open_B), caps.take(open_B)
-        for _ in range(_HALVINGS):
-            middle = (low[open_B] + high[open_B]) / 2
-            enough = self._holds(part, some, middle)
-            high[open_B] = np.where(enough, middle, high[open_B])
-            low[open_B] = np.where(enough, low[open_B], middle)
-        return low
 
     def _fractional(self, rows: _Rows, which: Iteration, at: IntArray) -> Array:
         """Least time of the slowest stage if layers could be divided and memory were no limit, links included."""
         kind, at_ = rows.kind, at[:, None]
         density = self.density_JG[which][kind, at_]
-        ends = self.ends_JG[which][0][kind, at_].min(axis=1) + self.ends_JG[which][1][kind, at_].min(axis=1)
+        ends = rows.of_first(self.ends_JG[which][0][kind, at_]) + rows.of_last(self.ends_JG[which][1][kind, at_])
         time = self.overhead + (self.layers + ends) / (rows.count * density).sum(axis=1)
         one = self.shortest_JG[which][kind, at_].max(axis=1) + self.overhead
         return np.asarray(np.maximum.reduce([time, one, rows.slowest_link * self._bytes(which, at)]))
@@ -329,14 +381,16 @@ class CapacityForm:
         kind, at_ = rows.kind, at[:, None]
         layer = 1.0 / self.density_JG[which][kind, at_].max(axis=1)
         one = self.shortest_JG[which][kind, at_]
-        firsts = self.first_JG[which][kind, at_].min(axis=1)
-        lasts = self.last_JG[which][kind, at_].min(axis=1)
+        firsts = rows.of_first(self.first_JG[which][kind, at_])
+        lasts = rows.of_last(self.last_JG[which][kind, at_])
         if self.whole:  # a layer at least on every stage
             inside = (rows.count * one).sum(axis=1) + np.maximum(self.layers - rows.stages, 0) * layer
         else:
             inside = self.layers * layer
-        links = rows.per_byte * self._bytes(which, at) + rows.latency
-        return np.asarray(rows.stages * self.overhead + firsts + lasts + inside + links)
+        return np.asarray(rows.stages * self.overhead + firsts + lasts + inside + self._links(rows, which, at))
+
+    def _links(self, rows: _Rows, which: Iteration, at: IntArray) -> Array:
+        return np.asarray(rows.per_byte * self._bytes(which, at) + rows.latency)
 
     def _bytes(self, which: Iteration, at: IntArray) -> Array:
         demand, batch = self.tables.demand, self.tables.grid_G[at]
@@ -357,7 +411,7 @@ class CapacityForm:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Rows:
-    """Multisets with the least that their links cost."""
+    """Multisets with the least that their links cost, and the places of first and last kind where they are known."""
 
     kind: IntArray
     count: IntArray
@@ -366,6 +420,8 @@ class _Rows:
     latency: Array
     back: Array
     slowest_link: Array
+    first: IntArray | None = None
+    last: IntArray | None = None
 
     @classmethod
     def of(cls, form: CapacityForm, kind_MD: IntArray, count_MD: IntArray) -> _Rows:
@@ -414,4 +470,19 @@ class _Rows:
         )
 
     def take(self, rows: IntArray) -> _Rows:
-        return _Rows(**{name: getattr(self, name)[rows] for name in self.__slots__})
+        parts = {name: getattr(self, name) for name in self.__slots__}
+        return _Rows(**{name: None if part is None else part[rows] for name, part in parts.items()})
+
+    def of_first(self, values: Array) -> Array:
+        """Values of the first stage's kind; the least where it is not known."""
+        return _picked(values, self.first)
+
+    def of_last(self, values: Array) -> Array:
+        """Values of the last stage's kind; the least where it is not known."""
+        return _picked(values, self.last)
+
+
+def _picked(values: Array, place: IntArray | None) -> Array:
+    if place is None:
+        return np.asarray(values.min(axis=1))
+    return np.asarray(values[np.arange(len(values)), place])

@@ -37,6 +37,7 @@ _ROUGH, _CAPS, _PRICED = 0, 1, 2
 _CAPS_AT_ONCE: Final = 1500  # multisets bounded by capacities in one go
 _PRICED_AT_ONCE: Final = 12  # multisets priced in one go, beside those that the program wants
 _MOST_ORDERS: Final = 24  # sequences of one multiset; with more than four kinds not every order is priced
+_MOST_COLUMNS: Final = 400  # of an integer program; the others enter its bound by their reduced cost
 _LEAST_SECONDS: Final = 0.3  # of a program, whatever the limit: the plans so far must not be thrown away
 _CLOSE: Final = 1e-5  # relative distance of plan and bound at which nothing is left to look for
 
@@ -146,7 +147,7 @@ class TemplateChooser:
                 priced_before = self.priced
                 best = self._incumbent(master) or best
             value = self._worth(master, best)
-            near = np.flatnonzero(relaxed.reduced_T >= value - relaxed.value - 1e-9 * abs(relaxed.value))
+            near, rest = self._near(relaxed, value)
             rough = near[self._level_M[near] == _ROUGH]
             if rough.size and not self._late():
                 self._bound_by_caps(self._most_wanted(rough, relaxed, _CAPS_AT_ONCE))
@@ -163,8 +164,11 @@ class TemplateChooser:
                 break
             if answer is None:  # the demand is met in fractions alone
                 return None
+            # what contains a column that was left out is bounded by its reduced cost
+            left_out = master.bound_of(relaxed.value + rest, self.up_M) if rest > -math.inf else answer.bound
+            bound = max(answer.bound, left_out) if master.demand is None else min(answer.bound, left_out)
             used = np.flatnonzero(answer.copies_T)
-            if best is not None and self._distance(master, best, answer.bound) <= _CLOSE:
+            if best is not None and self._distance(master, best, bound) <= _CLOSE:
                 break
             fresh = used[self._level_M[used] < _PRICED]
             if not fresh.size or not answer.proven:
@@ -180,9 +184,10 @@ class TemplateChooser:
             if self._late():
                 raise TimeLimitError(f"no choice of replicas was found within {self._budget.time_limit:g} s")
             return None
-        bound = master.bound_of(relaxed.value, self.up_M)
-        if answer is not None:
-            bound = min(bound, answer.bound) if master.demand is None else max(bound, answer.bound)
+        whole = master.bound_of(relaxed.value, self.up_M)
+        if answer is None:
+            bound = whole
+        bound = min(bound, whole) if master.demand is None else max(bound, whole)
         used = np.flatnonzero(best.copies_T)
         return Choice(
             templates=Templates.join([self._best[int(row)] for row in used]),
@@ -215,6 +220,14 @@ class TemplateChooser:
             bounded = np.flatnonzero((self._level_M == _CAPS) & (self.up_M > 0))
             self._price(np.union1d(fresh, self._most_wanted(bounded, relaxed, _PRICED_AT_ONCE)))
 
+    def _near(self, relaxed: PoolRelaxation, value: float) -> tuple[IntArray, float]:
+        """Multisets that a better plan may contain, and the best reduced cost of those left out."""
+        near = np.flatnonzero(relaxed.reduced_T >= value - relaxed.value - 1e-9 * abs(relaxed.value))
+        if len(near) <= _MOST_COLUMNS:
+            return near, -math.inf
+        order = near[np.argsort(-relaxed.reduced_T[near], kind="stable")]
+        return np.sort(order[:_MOST_COLUMNS]), float(relaxed.reduced_T[order[_MOST_COLUMNS]])
+
     def _most_wanted(self, rows: IntArray, relaxed: PoolRelaxation, most: int) -> IntArray:
         share = relaxed.reduced_T[rows] / np.maximum(self.up_M[rows], 1e-300)
         return np.asarray(rows[np.argsort(-share, kind="stable")[:most]])
@@ -233,6 +246,7 @@ class TemplateChooser:
         priced = self._pricer.price(sequences)
         self.priced += len(sequences)
         owner_B = np.array(owner)
+        bound_B = np.minimum(priced.bound_B, self.form.bound_orders(self.pool.take(owner_B), priced.kinds_BS))
         for row in rows.tolist():
             mine = np.flatnonzero(owner_B == row)
             best = int(mine[np.argmax(priced.rate_B[mine])])
@@ -240,7 +254,7 @@ class TemplateChooser:
             self._best[row] = priced.take([best]).padded(int(self.pool.stages_M.max()), self.problem.model.num_layers)
             distinct = int((self.pool.kind_MD[row] >= 0).sum())
             if math.factorial(distinct) <= _MOST_ORDERS:
-                self.up_M[row] = min(self.up_M[row], float(priced.bound_B[mine].max()))
+                self.up_M[row] = min(self.up_M[row], float(bound_B[mine].max()))
             self.up_M[row] = max(self.up_M[row], self.rate_M[row])
         self._level_M[rows] = _PRICED
 

@@ -31,6 +31,9 @@ __all__ = ["TemplatePricer"]
 
 _CHUNK: Final = 1024  # templates priced at a time: bounds the size of the arrays
 _LOOSE: Final = 1.001  # a bound this close to the relaxation at the largest batch is not worth a scan
+_SLOWEST_WEIGHTS: Final = (1, 4)  # of the slowest stage against the sum, where both count
+_MOST_ROUNDS: Final = 5  # in which splits are looked for, each at another batch
+_NEAR: Final = 0.998  # of the bound; a plan this good is not improved on
 _MOST_SCANS: Final = 16  # steps of the grid, after which the looser bound has to do
 _MOST_MOVES: Final = 24  # layers that `polished` moves in turn
 _KINDS: Final[tuple[Iteration, ...]] = ("mean", "chunk", "full")
@@ -64,17 +67,24 @@ class TemplatePricer:
         bound_B, at_B, fits_B, light = self._bound(stack)
         rate_B = np.zeros(len(sequences))
         bounds_BS1 = np.full((len(sequences), kinds_BS.shape[1] + 1), -1)
-        rows = np.flatnonzero(at_B >= 0)
+        rows, top_B = np.flatnonzero(at_B >= 0), at_B.copy()
         if rows.size:
-            part = stack.take(rows)
-            for _ in range(2):  # splits made for the bound's batch, then for the batch that they reached
-                splits = self._splits(part, at_B[rows])
-                for split in splits:
-                    found_B, low_B = self._goodput(part, split, len(self.tables.grid_G))
+            low_B = np.full(len(sequences), -1)
+            # splits made for the bound's batch, then for the batch that they reached, then for larger ones
+            for turn in range(_MOST_ROUNDS):
+                part = stack.take(rows)
+                for split in self._splits(part, at_B[rows]):
+                    found_B, reached_B = self._goodput(part, split, len(self.tables.grid_G))
                     better = found_B > rate_B[rows]
                     rate_B[rows[better]] = found_B[better]
                     bounds_BS1[rows[better]] = split[better]
-                    at_B[rows[better]] = low_B[better]
+                    low_B[rows] = np.maximum(low_B[rows], reached_B)
+                short = rate_B[rows] < bound_B[rows] * _NEAR
+                tried = at_B[rows].copy()
+                at_B[rows] = low_B[rows] if turn == 0 else np.minimum(low_B[rows] + turn, top_B[rows])
+                rows = rows[(short | (turn == 0)) & (at_B[rows] >= 0) & (at_B[rows] != tried)]
+                if not rows.size:
+                    break
         return Templates(
             kinds_BS=kinds_BS,
             stages_B=stack.stages_B,
@@ -188,6 +198,8 @@ class TemplatePricer:
                 partition_layers(both, "bottleneck"),
                 partition_layers(costs["full"], "bottleneck"),
                 partition_layers(costs["mean"], "sum"),
+                # a token waits for the slowest stage as often as there are stages, or goes through all of them
+                *(partition_layers(costs["mean"], "pipeline", 1 + k * stack.stages_B) for k in _SLOWEST_WEIGHTS),
                 self._split(stack, "chunk", at_B, "sum"),
             ]
         return [part.bounds_BS1 for part in found]
