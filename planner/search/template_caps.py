@@ -247,7 +247,6 @@ class CapacityForm:
             high_B[open_B] = np.where(yes, high_B[open_B], at)
 
     def _bound(self, rows: _Rows) -> Array:
-        grid_G, output = self.tables.grid_G, self.tables.demand.output
         B = len(rows.kind)
         start = np.zeros(B, dtype=int)
         low_B = self._largest(rows, self._feasible)
@@ -257,24 +256,26 @@ class CapacityForm:
         if not alive_B.size:
             return bound_B
         bound_B[alive_B] = self._rate(part, at)
-        slack_B = self.tables.slack_JG[part.kind, at[:, None]].max(axis=1)
-        ceiling_B = self._rate(part, at, memory=False) * slack_B
         lightest_B = self._cycle(part, start[alive_B])
         best_B, next_B = bound_B[alive_B], at - 1
-        for scan in range(_MOST_SCANS + 1):
-            reach_B = np.minimum(ceiling_B, part.stages * grid_G[np.maximum(next_B, 0)] / (output * lightest_B))
-            open_B = np.flatnonzero((next_B >= 0) & (reach_B > best_B * _LOOSE))
+        # smaller batches reach neither the cycle of the lightest load nor, but for dips, more than without the memory
+        rest_B = self._ceiling(part, at, next_B, lightest_B)
+        for _ in range(_MOST_SCANS):
+            open_B = np.flatnonzero((next_B >= 0) & (rest_B > best_B * _LOOSE))
             if not open_B.size:
                 break
-            if scan == _MOST_SCANS:
-                best_B[open_B] = reach_B[open_B]
-                break
-            best_B[open_B] = np.maximum(best_B[open_B], self._rate(part.take(open_B), next_B[open_B]))
+            some, here = part.take(open_B), next_B[open_B]
+            best_B[open_B] = np.maximum(best_B[open_B], self._rate(some, here))
             next_B[open_B] -= 1
-        # within this factor smaller batches were not looked at
-        rest_B = np.minimum(ceiling_B, part.stages * grid_G[np.maximum(next_B, 0)] / (output * lightest_B))
-        bound_B[alive_B] = np.maximum(best_B, np.where(next_B >= 0, np.minimum(rest_B, best_B * _LOOSE), 0.0))
+            rest_B[open_B] = self._ceiling(some, here, here - 1, lightest_B[open_B])
+        bound_B[alive_B] = np.maximum(best_B, np.where(next_B >= 0, rest_B, 0.0))
         return bound_B
+
+    def _ceiling(self, rows: _Rows, at: IntArray, below: IntArray, lightest_B: Array) -> Array:
+        """Rate that no decode batch up to `below` exceeds, `at` being no smaller than that."""
+        slack_B = self.tables.slack_JG[rows.kind, at[:, None]].max(axis=1)
+        reach_B = rows.stages * self.tables.grid_G[np.maximum(below, 0)] / (self.tables.demand.output * lightest_B)
+        return np.minimum(self._rate(rows, at, memory=False) * slack_B, reach_B)
 
     def _rate(self, rows: _Rows, at: IntArray, *, memory: bool = True) -> Array:
         cycle_B = self._cycle(rows, at, memory=memory)

@@ -1,7 +1,8 @@
 """Which templates to use, and how many: the master program over a pool that is priced only where it matters.
 
-Every multiset of stages has a value that it cannot exceed, at one of three depths: roughly, by its capacities, and
-priced in every order of its kinds with links and exact layer splits (`template_caps`, `template_pricer`). The program
+Every multiset of stages has a value that it cannot exceed, at one of four depths: roughly, by its capacities, by its
+capacities in every order of its kinds with their links, and priced with exact layer splits (`template_caps`,
+`template_pricer`). The program
 over these values bounds every plan. Its answer is looked at more closely wherever it is not priced, which can only lower
 the bound, until it rests on priced templates alone. Multisets whose reduced cost says that no better plan contains them
 are left as they are. The plan itself is the program's answer over the priced templates by what they really reach.
@@ -33,9 +34,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Choice", "TemplateChooser"]
 
-_ROUGH, _CAPS, _PRICED = 0, 1, 2
+_ROUGH, _CAPS, _ORDERED, _PRICED = 0, 1, 2, 3
 _CAPS_AT_ONCE: Final = 1500  # multisets bounded by capacities in one go
-_PRICED_AT_ONCE: Final = 12  # multisets priced in one go, beside those that the program wants
+_ORDERED_AT_ONCE: Final = 100  # multisets bounded in every order in one go
+_PRICED_AT_ONCE: Final = 8  # multisets priced in one go, beside those that the program wants
 _MOST_ORDERS: Final = 24  # sequences of one multiset; with more than four kinds not every order is priced
 _MOST_COLUMNS: Final = 400  # of an integer program; the others enter its bound by their reduced cost
 _LEAST_SECONDS: Final = 0.3  # of a program, whatever the limit: the plans so far must not be thrown away
@@ -137,46 +139,52 @@ class TemplateChooser:
             If the time passes before any choice is found.
         """
         active = np.flatnonzero((self.pool.kind_MD >= 0).sum(axis=1) == 1)
-        relaxed, active = self._relaxed(master, active)
+        relaxed = self._relaxed(master, active)
         if relaxed is None:
             return None
-        best: MasterSolution | None = None
-        priced_before, answer = -1, None
-        while True:
-            if self.priced != priced_before:
-                priced_before = self.priced
-                best = self._incumbent(master) or best
+        best = self._incumbent(master)
+        answer: MasterSolution | None = None
+        bound = master.bound_of(relaxed.value, self.up_M)
+        closed, hopeful = False, False
+        while not self._late():
+            # first the program by what templates may reach at most, which bounds it; then by what those priced do
             value = self._worth(master, best)
             near, rest = self._near(relaxed, value)
-            rough = near[self._level_M[near] == _ROUGH]
-            if rough.size and not self._late():
-                self._bound_by_caps(self._most_wanted(rough, relaxed, _CAPS_AT_ONCE))
-                relaxed, active = self._relaxed(master, relaxed.active)
+            if self._look_closer(near, relaxed):
+                relaxed = self._relaxed(master, relaxed.active)
                 if relaxed is None:
                     return None
                 continue
-            if self._late():
-                break
+            value_M = np.where(self._level_M == _PRICED, self.rate_M, self.up_M) if hopeful else self.up_M
             try:
-                answer = master.best(self.up_M, columns=near, time_limit=self._seconds(), seed=self._budget.seed)
+                answer = master.best(value_M, columns=near, time_limit=self._seconds(), seed=self._budget.seed)
             except TimeLimitError:
-                answer = None
                 break
-            if answer is None:  # the demand is met in fractions alone
-                return None
-            # what contains a column that was left out is bounded by its reduced cost
-            left_out = master.bound_of(relaxed.value + rest, self.up_M) if rest > -math.inf else answer.bound
-            bound = max(answer.bound, left_out) if master.demand is None else min(answer.bound, left_out)
+            if answer is None:
+                if not hopeful:  # the demand is met in fractions alone
+                    return None
+                break
             used = np.flatnonzero(answer.copies_T)
+            fresh = used[self._level_M[used] < _PRICED]
+            if not hopeful:
+                # what contains a column that was left out is bounded by its reduced cost
+                left_out = master.bound_of(relaxed.value + rest, self.up_M) if rest > -math.inf else answer.bound
+                found = max(answer.bound, left_out) if master.demand is None else min(answer.bound, left_out)
+                bound = min(bound, found) if master.demand is None else max(bound, found)
+                closed = answer.proven and not fresh.size
             if best is not None and self._distance(master, best, bound) <= _CLOSE:
                 break
-            fresh = used[self._level_M[used] < _PRICED]
-            if not fresh.size or not answer.proven:
+            if fresh.size:
+                self._price(fresh)
+                best = self._incumbent(master) or best
+                if not hopeful:
+                    relaxed = self._relaxed(master, relaxed.active)
+                    if relaxed is None:
+                        return None
+            elif hopeful or not answer.proven:
                 break
-            self._price(fresh)
-            relaxed, active = self._relaxed(master, relaxed.active)
-            if relaxed is None:
-                return None
+            else:
+                hopeful = True
             self._budget.report("choosing replicas", 0.5)
         if best is None:
             best = self._incumbent(master)
@@ -184,41 +192,53 @@ class TemplateChooser:
             if self._late():
                 raise TimeLimitError(f"no choice of replicas was found within {self._budget.time_limit:g} s")
             return None
-        whole = master.bound_of(relaxed.value, self.up_M)
-        if answer is None:
-            bound = whole
-        bound = min(bound, whole) if master.demand is None else max(bound, whole)
         used = np.flatnonzero(best.copies_T)
         return Choice(
             templates=Templates.join([self._best[int(row)] for row in used]),
             copies_T=best.copies_T[used],
             fills=dict(best.fills),
             bound=bound,
-            proven=answer is not None and answer.proven,
+            proven=closed,
             price_C=relaxed.price_C,
         )
 
-    def _relaxed(self, master: Master, active: IntArray) -> tuple[PoolRelaxation | None, IntArray]:
+    def _relaxed(self, master: Master, active: IntArray) -> PoolRelaxation | None:
         """Solve without whole numbers, and price what that rests on until it rests on nothing else."""
         while True:
             relaxed = master.relax(self.up_M, active)
             if relaxed is None or relaxed.value == 0.0:
-                return None, active
+                return None
             active = relaxed.active
             support = np.flatnonzero(relaxed.copies_T > 1e-9)
             rough = support[self._level_M[support] == _ROUGH]
             if self._late() and self._best:
-                return relaxed, active
+                return relaxed
             if rough.size:
                 unbounded = np.flatnonzero((self._level_M == _ROUGH) & (self.up_M > 0))
                 wanted = self._most_wanted(unbounded, relaxed, _CAPS_AT_ONCE)
                 self._bound_by_caps(np.union1d(rough, wanted))
                 continue
-            fresh = support[self._level_M[support] == _CAPS]
+            loose = support[self._level_M[support] == _CAPS]
+            if loose.size:
+                bounded = np.flatnonzero((self._level_M == _CAPS) & (self.up_M > 0))
+                self._bound_orders(np.union1d(loose, self._most_wanted(bounded, relaxed, _ORDERED_AT_ONCE)))
+                continue
+            fresh = support[self._level_M[support] == _ORDERED]
             if not fresh.size:
-                return relaxed, active
-            bounded = np.flatnonzero((self._level_M == _CAPS) & (self.up_M > 0))
+                return relaxed
+            bounded = np.flatnonzero((self._level_M == _ORDERED) & (self.up_M > 0))
             self._price(np.union1d(fresh, self._most_wanted(bounded, relaxed, _PRICED_AT_ONCE)))
+
+    def _look_closer(self, near: IntArray, relaxed: PoolRelaxation) -> bool:
+        """Bound those of some multisets more tightly that are not yet; False where all are."""
+        rough = near[self._level_M[near] == _ROUGH]
+        if rough.size:
+            self._bound_by_caps(self._most_wanted(rough, relaxed, _CAPS_AT_ONCE))
+            return True
+        loose = near[self._level_M[near] == _CAPS]
+        if loose.size:
+            self._bound_orders(loose)
+        return bool(loose.size)
 
     def _near(self, relaxed: PoolRelaxation, value: float) -> tuple[IntArray, float]:
         """Multisets that a better plan may contain, and the best reduced cost of those left out."""
@@ -236,16 +256,32 @@ class TemplateChooser:
         self.up_M[rows] = np.minimum(self.up_M[rows], self.form.bound(self.pool.take(rows)))
         self._level_M[rows] = _CAPS
 
-    def _price(self, rows: IntArray) -> None:
+    def _bound_orders(self, rows: IntArray) -> None:
+        few = [row for row in rows.tolist() if math.factorial(int((self.pool.kind_MD[row] >= 0).sum())) <= _MOST_ORDERS]
+        sequences, owner_B = self._orders(np.array(few, dtype=int))
+        if sequences:
+            kinds_BS = np.full((len(sequences), int(self.pool.stages_M.max())), -1)
+            for row, sequence in enumerate(sequences):
+                kinds_BS[row, : len(sequence)] = sequence
+            best_M = np.zeros(len(self.up_M))
+            np.maximum.at(best_M, owner_B, self.form.bound_orders(self.pool.take(owner_B), kinds_BS))
+            self.up_M[few] = np.minimum(self.up_M[few], best_M[few])
+        self._level_M[rows] = _ORDERED
+
+    def _orders(self, rows: IntArray) -> tuple[list[tuple[int, ...]], IntArray]:
+        """Sequences of some multisets, and whose each is."""
         sequences: list[tuple[int, ...]] = []
         owner: list[int] = []
         for row in rows.tolist():
             found = orders(self.pool.kind_MD[row], self.pool.count_MD[row])[:_MOST_ORDERS]
             sequences += found
             owner += [row] * len(found)
+        return sequences, np.array(owner, dtype=int)
+
+    def _price(self, rows: IntArray) -> None:
+        sequences, owner_B = self._orders(rows)
         priced = self._pricer.price(sequences)
         self.priced += len(sequences)
-        owner_B = np.array(owner)
         bound_B = np.minimum(priced.bound_B, self.form.bound_orders(self.pool.take(owner_B), priced.kinds_BS))
         for row in rows.tolist():
             mine = np.flatnonzero(owner_B == row)

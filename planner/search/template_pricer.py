@@ -125,13 +125,10 @@ class TemplatePricer:
             bound_B[rows] = np.maximum(bound_B[rows], np.where(feasible, state.rate_B, 0.0))
             low_B[rows] = np.where(feasible, at, low_B[rows])
             high_B[rows] = np.where(feasible, high_B[rows], at)
+        best_B, next_B, scans = low_B.copy(), low_B - 1, 0
         ceiling_B = np.zeros(len(bound_B))
         rows = np.flatnonzero(low_B >= 0)
-        part = stack.take(rows)
-        _, state = self._relaxed(part, low_B[rows], memory=False)
-        slack_BS = self.tables.slack_JG[part.kinds, low_B[rows][:, None]]
-        ceiling_B[rows] = state.rate_B * np.where(part.present_BS, slack_BS, 1.0).max(axis=1)
-        best_B, next_B, scans = low_B.copy(), low_B - 1, 0
+        ceiling_B[rows] = self._unlimited(stack.take(rows), low_B[rows])
         while True:
             reachable_B = stack.stages_B * grid_G[np.maximum(next_B, 0)] / (output * light.tpot_B)
             loose_B = np.minimum(ceiling_B, reachable_B) > bound_B * _LOOSE
@@ -140,12 +137,20 @@ class TemplatePricer:
                 # what was not scanned reaches neither the ceiling nor the cycle of the lightest load
                 rest_B = np.where(next_B >= 0, np.minimum(ceiling_B, reachable_B), 0.0)
                 return np.maximum(bound_B, rest_B), best_B, fits_B, light
-            _, state = self._relaxed(stack.take(rows), next_B[rows])
+            part = stack.take(rows)
+            _, state = self._relaxed(part, next_B[rows])
             better = state.rate_B > bound_B[rows]
             bound_B[rows[better]] = state.rate_B[better]
             best_B[rows[better]] = next_B[rows[better]]
+            ceiling_B[rows] = np.minimum(ceiling_B[rows], self._unlimited(part, next_B[rows]))
             next_B[rows] -= 1
             scans += 1
+
+    def _unlimited(self, stack: Stack, at_B: IntArray) -> Array:
+        """Rate without memory that no smaller decode batch exceeds."""
+        _, state = self._relaxed(stack, at_B, memory=False)
+        slack_BS = self.tables.slack_JG[stack.kinds, at_B[:, None]]
+        return np.asarray(state.rate_B * np.where(stack.present_BS, slack_BS, 1.0).max(axis=1))
 
     def _relaxed(self, stack: Stack, at_B: IntArray, *, memory: bool = True) -> tuple[BoolArray, SteadyState]:
         """Latencies that no split of the layers beats at a decode batch, and whether any split fits the memory."""
