@@ -155,9 +155,17 @@ class CapacityForm:
         """Bound all multisets at a fraction of the time, and looser: layers divisible, memory only for the batch."""
         return self._apart(pool, self._rough)
 
-    def bound(self, pool: MultisetPool) -> Array:
-        """Requests/s that no replica of each multiset exceeds within the SLO; 0 where none meets it."""
-        return self._apart(pool, self._bound)
+    def bound(self, pool: MultisetPool, *, scans: int = _MOST_SCANS) -> Array:
+        """Requests/s that no replica of each multiset exceeds within the SLO; 0 where none meets it.
+
+        Parameters
+        ----------
+        pool
+            The multisets.
+        scans
+            Smaller decode batches that are looked at one by one, where they may serve more than the largest.
+        """
+        return self._apart(pool, lambda rows: self._bound(rows, scans))
 
     def bound_orders(self, pool: MultisetPool, kinds_BS: IntArray) -> Array:
         """Bound sequences of stages: like their multisets, with first and last stage and the links known.
@@ -246,7 +254,7 @@ class CapacityForm:
             low_B[open_B] = np.where(yes, at, low_B[open_B])
             high_B[open_B] = np.where(yes, high_B[open_B], at)
 
-    def _bound(self, rows: _Rows) -> Array:
+    def _bound(self, rows: _Rows, scans: int = _MOST_SCANS) -> Array:
         B = len(rows.kind)
         start = np.zeros(B, dtype=int)
         low_B = self._largest(rows, self._feasible)
@@ -256,11 +264,11 @@ class CapacityForm:
         if not alive_B.size:
             return bound_B
         bound_B[alive_B] = self._rate(part, at)
-        lightest_B = self._cycle(part, start[alive_B])
+        lightest_B = part.stages * self._fractional(part, "mean", start[alive_B])
         best_B, next_B = bound_B[alive_B], at - 1
         # smaller batches reach neither the cycle of the lightest load nor, but for dips, more than without the memory
         rest_B = self._ceiling(part, at, next_B, lightest_B)
-        for _ in range(_MOST_SCANS):
+        for _ in range(scans):
             open_B = np.flatnonzero((next_B >= 0) & (rest_B > best_B * _LOOSE))
             if not open_B.size:
                 break

@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 __all__ = ["Choice", "TemplateChooser"]
 
 _ROUGH, _CAPS, _ORDERED, _PRICED = 0, 1, 2, 3
-_CAPS_AT_ONCE: Final = 1500  # multisets bounded by capacities in one go
+_CAPS_AT_ONCE: Final = 3000  # multisets bounded by capacities in one go
+_ATTRACTIVE: Final = 0.1  # of a multiset's value: by how much its room may be worth more, for it to be looked at again
 _ORDERED_AT_ONCE: Final = 100  # multisets bounded in every order in one go
 _PRICED_AT_ONCE: Final = 8  # multisets priced in one go, beside those that the program wants
 _MOST_ORDERS: Final = 24  # sequences of one multiset; with more than four kinds not every order is priced
@@ -216,7 +217,7 @@ class TemplateChooser:
             if rough.size:
                 unbounded = np.flatnonzero((self._level_M == _ROUGH) & (self.up_M > 0))
                 wanted = self._most_wanted(unbounded, relaxed, _CAPS_AT_ONCE)
-                self._bound_by_caps(np.union1d(rough, wanted))
+                self._bound_by_caps(np.union1d(rough, wanted), relaxed)
                 continue
             loose = support[self._level_M[support] == _CAPS]
             if loose.size:
@@ -233,7 +234,8 @@ class TemplateChooser:
         """Bound those of some multisets more tightly that are not yet; False where all are."""
         rough = near[self._level_M[near] == _ROUGH]
         if rough.size:
-            self._bound_by_caps(self._most_wanted(rough, relaxed, _CAPS_AT_ONCE))
+            unbounded = np.flatnonzero((self._level_M == _ROUGH) & (self.up_M > 0))
+            self._bound_by_caps(np.union1d(rough, self._most_wanted(unbounded, relaxed, _CAPS_AT_ONCE)), relaxed)
             return True
         loose = near[self._level_M[near] == _CAPS]
         if loose.size:
@@ -252,8 +254,14 @@ class TemplateChooser:
         share = relaxed.reduced_T[rows] / np.maximum(self.up_M[rows], 1e-300)
         return np.asarray(rows[np.argsort(-share, kind="stable")[:most]])
 
-    def _bound_by_caps(self, rows: IntArray) -> None:
-        self.up_M[rows] = np.minimum(self.up_M[rows], self.form.bound(self.pool.take(rows)))
+    def _bound_by_caps(self, rows: IntArray, relaxed: PoolRelaxation) -> None:
+        """Bound multisets by their capacities, those that are still attractive at every batch that may matter."""
+        before = self.up_M[rows]
+        self.up_M[rows] = np.minimum(before, self.form.bound(self.pool.take(rows), scans=0))
+        reduced = relaxed.reduced_T[rows] + self.up_M[rows] - before
+        rows_ = rows[(reduced > -_ATTRACTIVE * self.up_M[rows]) & (self.up_M[rows] > 0)]
+        if rows_.size:
+            self.up_M[rows_] = np.minimum(self.up_M[rows_], self.form.bound(self.pool.take(rows_)))
         self._level_M[rows] = _CAPS
 
     def _bound_orders(self, rows: IntArray) -> None:

@@ -87,7 +87,10 @@ class TemplateTables:
         self.class_J = np.array([kind.node_class for kind in kinds])
         self.node_size_J = np.array([c.gpus_per_node for c in classes])
         self.inside_J = _links([c.intra_link for c in classes])
-        across = [_links([fastest_link(cluster, a.node_class, b.node_class) for b in kinds]) for a in kinds]
+        indices = range(len(cluster.classes))
+        fastest = [[fastest_link(cluster, a, b) if b >= a else None for b in indices] for a in indices]
+        between = [[fastest[min(a, b)][max(a, b)] or cluster.classes[a].intra_link for b in indices] for a in indices]
+        across = [_links([between[a.node_class][b.node_class] for b in kinds]) for a in kinds]
         self.across_JJ = (np.stack([latency for latency, _ in across]), np.stack([byte for _, byte in across]))
 
     def hops(self, kinds_BS: IntArray) -> tuple[Array, Array, Array]:

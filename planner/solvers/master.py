@@ -298,7 +298,7 @@ class Master:
                     copies_T=_spread(answer.x_X[: len(active)], active, len(value_T)),
                     reduced_T=reduced_T,
                     price_C=self._class_prices(price_R),
-                    active=active,
+                    active=active[np.argsort(-reduced_T[active], kind="stable")[: 2 * _MORE_COLUMNS]],
                 )
             best = worth[np.argsort(-outside_T[worth], kind="stable")[:_MORE_COLUMNS]]
             active = np.union1d(active, best)
@@ -360,7 +360,7 @@ class PoolRelaxation:
     price_C
         What one more unit of room in each class of bins would add.
     active
-        Templates that were looked at.
+        Templates to begin with when it is solved again with other values.
     """
 
     value: float
