@@ -196,6 +196,21 @@ class CapacityForm:
             found_B[part] = self._bound(rows)
         return found_B
 
+    def bound_ends(self, pool: MultisetPool) -> Array:
+        """Bound multisets by the best choice of first and last stage, the links being the least they may cost."""
+        best_M = np.zeros(len(pool.kind_MD))
+        width_M = (pool.kind_MD >= 0).sum(axis=1)
+        for width in sorted(set(width_M.tolist())):
+            part = np.flatnonzero(width_M == width)
+            rows = _Rows.of(self, pool.kind_MD[part, :width], pool.count_MD[part, :width])
+            for first in range(width):
+                for last in range(width):
+                    if first == last and width > 1:
+                        continue
+                    ends = [np.full(len(part), place) for place in (first, last)]
+                    best_M[part] = np.maximum(best_M[part], self._bound(replace(rows, first=ends[0], last=ends[1])))
+        return best_M
+
     def nearest(self, pool: MultisetPool, most: int) -> IntArray:
         """Multisets whose least TPOT, and whose least TTFT, at the lightest load are the best; what fits comes first."""
         scores = []

@@ -13,6 +13,7 @@ Legend: M multiset, T template priced, C node class.
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -37,10 +38,13 @@ __all__ = ["Choice", "TemplateChooser"]
 _ROUGH, _CAPS, _ORDERED, _PRICED = 0, 1, 2, 3
 _CAPS_AT_ONCE: Final = 3000  # multisets bounded by capacities in one go
 _ATTRACTIVE: Final = 0.1  # of a multiset's value: by how much its room may be worth more, for it to be looked at again
-_ORDERED_AT_ONCE: Final = 100  # multisets bounded in every order in one go
+_ORDERED_AT_ONCE: Final = 40  # multisets bounded in every order in one go
 _PRICED_AT_ONCE: Final = 8  # multisets priced in one go, beside those that the program wants
-_MOST_ORDERS: Final = 24  # sequences of one multiset; with more than four kinds not every order is priced
+_MOST_ORDERS: Final = 24  # sequences of one multiset that are bounded one by one: those of four kinds
+_ORDERS_PRICED: Final = 3
 _MOST_COLUMNS: Final = 400  # of an integer program; the others enter its bound by their reduced cost
+_TURNS: Final = 6  # programs after which a plan near enough to the bound will do
+_NEAR_ENOUGH: Final = 2e-3
 _LEAST_SECONDS: Final = 0.3  # of a program, whatever the limit: the plans so far must not be thrown away
 _CLOSE: Final = 1e-5  # relative distance of plan and bound at which nothing is left to look for
 
@@ -98,6 +102,8 @@ class TemplateChooser:
         self.rate_M = np.zeros(len(self.up_M))
         self._level_M = np.zeros(len(self.up_M), dtype=np.int8)
         self._best: dict[int, Templates] = {}
+        self._orders: dict[int, list[tuple[int, ...]]] = {}  # the most promising of each multiset
+        self._others_M = np.zeros(len(self.up_M))  # what its other orders do not exceed
         self.priced = 0
 
     @property
@@ -134,19 +140,35 @@ class TemplateChooser:
     def choose(self, master: Master) -> Choice | None:
         """Solve the program; None if no choice meets the demand, or nothing can serve.
 
+        Replicas with one TP throughout are chosen from first: they are few, and most of what is best is among them.
+
         Raises
         ------
         TimeLimitError
             If the time passes before any choice is found.
         """
+        tp_J = np.array([kind.tp for kind in self.kinds])
+        tp_MD = np.where(self.pool.kind_MD >= 0, tp_J[self.pool.kind_MD], tp_J[self.pool.kind_MD[:, :1]])
+        uniform_M = (tp_MD == tp_MD[:, :1]).all(axis=1)
+        if not uniform_M.all():
+            everything, self.up_M = self.up_M, np.where(uniform_M, self.up_M, 0.0)
+            with suppress(TimeLimitError):
+                self._solve(master)
+            self.up_M = np.where(uniform_M, self.up_M, everything)
+        return self._solve(master)
+
+    def _solve(self, master: Master) -> Choice | None:
+        """Solve over all multisets that are bounded by more than 0."""
         active = np.flatnonzero((self.pool.kind_MD >= 0).sum(axis=1) == 1)
+        if self._best:
+            active = np.union1d(active, np.array(sorted(self._best), dtype=int))
         relaxed = self._relaxed(master, active)
         if relaxed is None:
             return None
         best = self._incumbent(master)
         answer: MasterSolution | None = None
         bound = master.bound_of(relaxed.value, self.up_M)
-        closed, hopeful = False, False
+        closed, hopeful, turns = False, False, 0
         while not self._late():
             # first the program by what templates may reach at most, which bounds it; then by what those priced do
             value = self._worth(master, best)
@@ -175,8 +197,11 @@ class TemplateChooser:
                 closed = answer.proven and not fresh.size
             if best is not None and self._distance(master, best, bound) <= _CLOSE:
                 break
+            turns += 1
+            if best is not None and turns > _TURNS and self._distance(master, best, bound) <= _NEAR_ENOUGH:
+                break
             if fresh.size:
-                self._price(fresh)
+                self._price_ordered(fresh, relaxed)
                 best = self._incumbent(master) or best
                 if not hopeful:
                     relaxed = self._relaxed(master, relaxed.active)
@@ -230,6 +255,14 @@ class TemplateChooser:
             bounded = np.flatnonzero((self._level_M == _ORDERED) & (self.up_M > 0))
             self._price(np.union1d(fresh, self._most_wanted(bounded, relaxed, _PRICED_AT_ONCE)))
 
+    def _price_ordered(self, rows: IntArray, relaxed: PoolRelaxation) -> None:
+        """Price some multisets, and a few that promise most beside them."""
+        loose = rows[self._level_M[rows] < _ORDERED]
+        if loose.size:
+            self._bound_orders(loose)
+        bounded = np.flatnonzero((self._level_M == _ORDERED) & (self.up_M > 0))
+        self._price(np.union1d(rows, self._most_wanted(bounded, relaxed, _PRICED_AT_ONCE)))
+
     def _look_closer(self, near: IntArray, relaxed: PoolRelaxation) -> bool:
         """Bound those of some multisets more tightly that are not yet; False where all are."""
         rough = near[self._level_M[near] == _ROUGH]
@@ -237,7 +270,8 @@ class TemplateChooser:
             unbounded = np.flatnonzero((self._level_M == _ROUGH) & (self.up_M > 0))
             self._bound_by_caps(np.union1d(rough, self._most_wanted(unbounded, relaxed, _CAPS_AT_ONCE)), relaxed)
             return True
-        loose = near[self._level_M[near] == _CAPS]
+        best = self._most_wanted(near, relaxed, _ORDERED_AT_ONCE)
+        loose = best[self._level_M[best] == _CAPS]
         if loose.size:
             self._bound_orders(loose)
         return bool(loose.size)
@@ -265,29 +299,34 @@ class TemplateChooser:
         self._level_M[rows] = _CAPS
 
     def _bound_orders(self, rows: IntArray) -> None:
-        few = [row for row in rows.tolist() if math.factorial(int((self.pool.kind_MD[row] >= 0).sum())) <= _MOST_ORDERS]
-        sequences, owner_B = self._orders(np.array(few, dtype=int))
-        if sequences:
-            kinds_BS = np.full((len(sequences), int(self.pool.stages_M.max())), -1)
-            for row, sequence in enumerate(sequences):
-                kinds_BS[row, : len(sequence)] = sequence
-            best_M = np.zeros(len(self.up_M))
-            np.maximum.at(best_M, owner_B, self.form.bound_orders(self.pool.take(owner_B), kinds_BS))
-            self.up_M[few] = np.minimum(self.up_M[few], best_M[few])
-        self._level_M[rows] = _ORDERED
-
-    def _orders(self, rows: IntArray) -> tuple[list[tuple[int, ...]], IntArray]:
-        """Sequences of some multisets, and whose each is."""
+        """Bound multisets in every order of their kinds, or by their ends where there are too many orders."""
         sequences: list[tuple[int, ...]] = []
         owner: list[int] = []
         for row in rows.tolist():
             found = orders(self.pool.kind_MD[row], self.pool.count_MD[row])[:_MOST_ORDERS]
             sequences += found
             owner += [row] * len(found)
-        return sequences, np.array(owner, dtype=int)
+        owner_B = np.array(owner, dtype=int)
+        kinds_BS = np.full((len(sequences), int(self.pool.stages_M.max())), -1)
+        for b, sequence in enumerate(sequences):
+            kinds_BS[b, : len(sequence)] = sequence
+        bound_B = self.form.bound_orders(self.pool.take(owner_B), kinds_BS)
+        distinct_M = (self.pool.kind_MD[rows] >= 0).sum(axis=1)
+        many = rows[np.array([math.factorial(int(d)) > _MOST_ORDERS for d in distinct_M])]
+        ends = dict(zip(many.tolist(), self.form.bound_ends(self.pool.take(many)), strict=True)) if many.size else {}
+        for row in rows.tolist():
+            mine = np.flatnonzero(owner_B == row)
+            mine = mine[np.argsort(-bound_B[mine], kind="stable")]
+            others = bound_B[mine[_ORDERS_PRICED]] if len(mine) > _ORDERS_PRICED else 0.0
+            self._orders[row] = [sequences[b] for b in mine[:_ORDERS_PRICED]]
+            self._others_M[row] = ends.get(row, others)
+            self.up_M[row] = min(self.up_M[row], ends.get(row, bound_B[mine[0]]))
+        self._level_M[rows] = _ORDERED
 
     def _price(self, rows: IntArray) -> None:
-        sequences, owner_B = self._orders(rows)
+        """Price multisets in those orders that promise most."""
+        sequences = [q for row in rows.tolist() for q in self._orders[row]]
+        owner_B = np.array([row for row in rows.tolist() for _ in self._orders[row]], dtype=int)
         priced = self._pricer.price(sequences)
         self.priced += len(sequences)
         bound_B = np.minimum(priced.bound_B, self.form.bound_orders(self.pool.take(owner_B), priced.kinds_BS))
@@ -296,10 +335,8 @@ class TemplateChooser:
             best = int(mine[np.argmax(priced.rate_B[mine])])
             self.rate_M[row] = priced.rate_B[best]
             self._best[row] = priced.take([best]).padded(int(self.pool.stages_M.max()), self.problem.model.num_layers)
-            distinct = int((self.pool.kind_MD[row] >= 0).sum())
-            if math.factorial(distinct) <= _MOST_ORDERS:
-                self.up_M[row] = min(self.up_M[row], float(bound_B[mine].max()))
-            self.up_M[row] = max(self.up_M[row], self.rate_M[row])
+            up = max(float(bound_B[mine].max()), float(self._others_M[row]))
+            self.up_M[row] = max(min(self.up_M[row], up), self.rate_M[row])
         self._level_M[rows] = _PRICED
 
     def _incumbent(self, master: Master) -> MasterSolution | None:
