@@ -31,12 +31,13 @@ def synthetic(buckets: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarr
 def test_the_example_of_the_paper() -> None:
     """Two GPUs and four request sizes of its released example: 3 A10G and 1 A100, 6.70 USD/h."""
     mix = cheapest_mix(
-        rate_W=np.array([[1.0, 2.0], [4.0, 1.0]]).ravel(),
-        throughput_UW=np.array([[[2.0, 1.0], [5.0, 2.0]], [[20.0, 20.0], [40.0, 20.0]]]).reshape(2, 4),
+        rate_W=30.0 * np.array([0.2, 0.1, 0.5, 0.2]),
+        throughput_UW=np.array([[2.0, 1.0, 5.0, 2.0], [20.0, 20.0, 40.0, 20.0]]),
         price_U=np.array([1.01, 3.67]),
     )
     assert mix.proven
-    assert mix.cost == pytest.approx(float(mix.count_U @ [1.01, 3.67]))
+    assert mix.count_U.tolist() == [3, 1]
+    assert mix.cost == pytest.approx(6.70)
 
 
 @settings(max_examples=60, deadline=None)
