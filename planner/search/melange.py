@@ -3,7 +3,7 @@
 Requests fall into buckets of size, each with a rate; a GPU of a type serves so many requests/s of a bucket. How many GPUs
 of each type to rent, and which share of each bucket they serve, is an integer program with one whole number per type:
 shares are continuous, as requests of one bucket are alike. Cutting a bucket into slices that each go to one type, as the
-paper does, is the same program with fewer choices, and harder.
+paper does, is the same program with fewer choices, and harder: `slices` asks for it.
 
 Legend: U type of GPU (or of replica), W bucket.
 
@@ -62,6 +62,7 @@ def cheapest_mix(
     price_U: Array,
     most_U: IntArray | None = None,
     *,
+    slices: int | None = None,
     time_limit: float = 10.0,
     seed: int = 0,
     solver: IntegerSolver = solve_gscip,
@@ -78,6 +79,8 @@ def cheapest_mix(
         Price of one GPU of each type, in any unit.
     most_U
         How many there are of each type; None: as many as needed.
+    slices
+        Equal parts of each bucket, each served by one type, as in the paper; None: any shares.
     time_limit, seed, solver
         Of the integer program.
 
@@ -85,6 +88,19 @@ def cheapest_mix(
     ------
     InfeasibleError
         If a bucket is served by no type, or all GPUs together do not do.
+
+    Examples
+    --------
+    The example that the paper's authors released: a quarter of the A100 is left idle where no bucket may be divided.
+
+    >>> rate, price = 30 * np.array([0.2, 0.1, 0.5, 0.2]), np.array([1.01, 3.67])
+    >>> throughput = np.array([[2.0, 1, 5, 2], [20, 20, 40, 20]])
+    >>> whole = cheapest_mix(rate, throughput, price, slices=1)
+    >>> whole.count_U.tolist(), round(whole.cost, 2)
+    ([3, 1], 6.7)
+    >>> mix = cheapest_mix(rate, throughput, price)
+    >>> mix.count_U.tolist(), round(mix.cost, 2)
+    ([1, 1], 4.68)
     """
     rate, throughput, price = (np.asarray(a, dtype=float) for a in (rate_W, throughput_UW, price_U))
     types, buckets = throughput.shape
@@ -94,6 +110,7 @@ def cheapest_mix(
             f"no type of GPU serves the requests of bucket {int(unserved[0])} within the SLO",
             hint="a type with more memory, or a looser SLO",
         )
+    parts = 1 if slices is None else slices
     # load of a whole bucket on each type, in GPUs
     load_UW = np.where(throughput > 0, rate / np.where(throughput > 0, throughput, 1.0), 0.0)
     able_UW = (throughput > 0) | (rate == 0)
@@ -105,7 +122,7 @@ def cheapest_mix(
         row = np.zeros(types + len(pairs))
         row[u] = -1.0
         mine = pairs[:, 0] == u
-        row[types:][mine] = load_UW[u, pairs[mine, 1]]
+        row[types:][mine] = load_UW[u, pairs[mine, 1]] / parts
         rows.append(row)
     for w in range(buckets):  # every bucket is served whole
         row = np.zeros(types + len(pairs))
@@ -114,9 +131,9 @@ def cheapest_mix(
     program = IntegerProgram(
         gain_X=np.concatenate([-price, np.zeros(len(pairs))]),
         rows_RX=np.stack(rows),
-        limit_R=np.concatenate([np.zeros(types), -np.ones(buckets)]),
-        most_X=np.concatenate([limit_U, np.ones(len(pairs))]),
-        whole_X=np.arange(types + len(pairs)) < types,
+        limit_R=np.concatenate([np.zeros(types), np.full(buckets, -float(parts))]),
+        most_X=np.concatenate([limit_U, np.full(len(pairs), float(parts))]),
+        whole_X=(np.arange(types + len(pairs)) < types) | (slices is not None),
     )
     answer = solver(program, time_limit, seed)
     if answer is None:

@@ -40,7 +40,7 @@ _MAX_STAGES: Final = 8  # longer pipelines are tried only where shorter ones can
 _LONG_STAGES: Final = 16
 _DEMAND_ROUNDS: Final = 4  # times that a plan is made for a demand which its real links may leave it short of
 _CLOSED: Final = 1e-4  # relative distance at which value and bound count as one, as solvers of integer programs do
-_PER_SECOND: Final = 40_000  # multisets that a second of the time limit buys
+_PER_SECOND: Final = 2_000  # multisets that a second of the time limit buys
 _NEAREST: Final = 40  # multisets that are priced to say how far off an SLO is
 _METHOD: Final = (
     "integer program over bounds of all templates, those it rests on priced for their best layer split and fastest"

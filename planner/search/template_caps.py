@@ -37,6 +37,7 @@ _HALVINGS: Final = 11  # of the interval that a stage time lies in, a layer's ti
 _LOOSE: Final = 1.002  # a bound this close to what a smaller batch could reach is not worth a scan
 _MOST_SCANS: Final = 12
 _MOST_GROWTHS: Final = 60  # by a quarter each; stages that then still do not hold the model never do
+_SCANS_OF_ENDS: Final = 3  # there are many choices of ends
 _WHOLE: Final = 1e-9  # a cap this close below a whole number is one
 
 
@@ -208,7 +209,8 @@ class CapacityForm:
                     if first == last and width > 1:
                         continue
                     ends = [np.full(len(part), place) for place in (first, last)]
-                    best_M[part] = np.maximum(best_M[part], self._bound(replace(rows, first=ends[0], last=ends[1])))
+                    found = self._bound(replace(rows, first=ends[0], last=ends[1]), _SCANS_OF_ENDS)
+                    best_M[part] = np.maximum(best_M[part], found)
         return best_M
 
     def nearest(self, pool: MultisetPool, most: int) -> IntArray:
