@@ -56,7 +56,7 @@ def main() -> int:
     )
     late = False
     print("GPUs  engine   TPOT   limit  wall s   CPU s  multisets  priced   plan req/s    bound     gap  proven")
-    runs = [(n, e, t, 120.0) for n in (24, 64, 256, 1024) for e in ("vllm", "generic") for t in (0.1, 0.4)]
+    runs = [(n, e, t, 60.0) for n in (24, 64, 256, 1024) for e in ("vllm", "generic") for t in (0.1, 0.4)]
     for gpus, engine, tpot, limit in [*runs, (1024, "generic", 0.4, 1.0), (1024, "vllm", 0.4, 1.0)]:
         problem = ServingProblem(
             model=model,

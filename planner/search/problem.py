@@ -6,13 +6,16 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
-from typing import Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from planner.cluster import Cluster
 from planner.engine import EngineProfile
 from planner.model import ModelSpec
 from planner.plan import Plan, TrainingJob
 from planner.workload import Workload
+
+if TYPE_CHECKING:
+    from planner.search.explain import Explanation
 
 __all__ = ["Budget", "Progress", "SearchResult", "Searcher", "ServingProblem", "TrainingProblem"]
 
@@ -111,11 +114,14 @@ class SearchResult(Generic[PlanT_co]):
         Wall time of the search. It lives here and not in the plan, which is the same every time.
     counts
         What was looked at, by name: ``{"templates": 656, "columns": 41}``.
+    explanation
+        Why the plan looks as it does, from methods that can tell.
     """
 
     plan: PlanT_co
     seconds: float
     counts: Mapping[str, int]
+    explanation: Explanation | None = None
 
 
 class Searcher(Protocol[ProblemT_contra, PlanT_co]):

@@ -22,6 +22,7 @@ from planner.cost.prediction import PlacedStage, ServingPrediction
 from planner.cost.serving import BATCH_GRID, Demand
 from planner.errors import TimeLimitError
 from planner.plan import Certificate, ServingPlan, certify
+from planner.search.explain import Explanation, explain_bindings
 from planner.search.infeasible import explain_infeasible
 from planner.search.packing import StageGroup, pack
 from planner.search.problem import Budget, SearchResult, ServingProblem
@@ -40,7 +41,7 @@ _MAX_STAGES: Final = 8  # longer pipelines are tried only where shorter ones can
 _LONG_STAGES: Final = 16
 _DEMAND_ROUNDS: Final = 4  # times that a plan is made for a demand which its real links may leave it short of
 _CLOSED: Final = 1e-4  # relative distance at which value and bound count as one, as solvers of integer programs do
-_PER_SECOND: Final = 2_000  # multisets that a second of the time limit buys
+_PER_SECOND: Final = 1_000  # multisets that a second of the time limit buys
 _NEAREST: Final = 40  # multisets that are priced to say how far off an SLO is
 _METHOD: Final = (
     "integer program over bounds of all templates, those it rests on priced for their best layer split and fastest"
@@ -68,9 +69,15 @@ def search_templates(problem: ServingProblem, budget: Budget) -> SearchResult[Se
         budget.report("bounding templates", 0.0)
         pool = enumerate_multisets(problem, kinds, depth, most=most)
         chooser = TemplateChooser(problem, kinds, pricer, pool, budget)
-        plan = _Planner(chooser, budget, depth=depth).plan()
+        planner = _Planner(chooser, budget, depth=depth)
+        plan = planner.plan()
         if plan is not None:
-            return SearchResult(plan=plan, seconds=time.monotonic() - budget.started, counts=chooser.looked_at)
+            return SearchResult(
+                plan=plan,
+                seconds=time.monotonic() - budget.started,
+                counts=chooser.looked_at,
+                explanation=planner.explanation(plan),
+            )
     raise explain_infeasible(problem, kinds, _nearest(pricer, chooser))
 
 
@@ -95,9 +102,21 @@ class _Planner:
         self._chooser, self._budget = chooser, budget
         self._problem, self._kinds = chooser.problem, chooser.kinds
         self._family = _in_words(self._problem, self._kinds, chooser.pool, depth)
+        self._chosen: Choice | None = None
         self._all_priced = not self._unpriced()
         weight_C = gpu_prices(self._problem)
         self._cost_J = np.array([weight_C[kind.node_class] * kind.tp for kind in self._kinds])
+
+    def explanation(self, plan: ServingPlan) -> Explanation | None:
+        """Say why the plan looks as it does."""
+        if self._chosen is None:
+            return None
+        return Explanation(
+            bindings=explain_bindings(self._problem, plan),
+            price_C=tuple(float(price) for price in self._chosen.price_C),
+            alone_C=tuple(self._chooser.alone()),
+            alternatives=self._chosen.passed_over,
+        )
 
     def plan(self) -> ServingPlan | None:
         """Meet the demand at least cost, or serve as much as possible; None where nothing can serve."""
@@ -174,6 +193,7 @@ class _Planner:
 
     def _placed(self, choice: Choice) -> list[list[PlacedStage]]:
         """Write each chosen copy with its GPUs, the fastest replicas first."""
+        self._chosen = choice
         pool, kinds = self._chooser.polished(choice.templates), self._kinds
         order = np.lexsort((np.arange(len(choice.copies_T)), -pool.rate_B))
         rows = [int(t) for t in order for _ in range(int(choice.copies_T[t]))]

@@ -312,9 +312,7 @@ class CapacityForm:
         The slowest stage makes one bound of it, the way through all stages the other: both hold for one split, which
         under the caps of a stage time takes at least so long in sum as layers on the fastest stages first.
         """
-        low = np.maximum(
-            rows.stages * self._fractional(rows, "mean", at), self._through(rows, "mean", at) + rows.back
-        )
+        low = np.maximum(rows.stages * self._fractional(rows, "mean", at), self._through(rows, "mean", at) + rows.back)
         caps = self.caps(rows.kind, at[:, None], rows.stages[:, None], memory=memory)
         step = rows.stages * (1.0 / caps.density).max(axis=1)
         links = self._links(rows, "mean", at) + rows.back

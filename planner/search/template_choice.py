@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from planner.errors import TimeLimitError
+from planner.search.explain import Alternative
 from planner.search.template_caps import CapacityForm
 from planner.search.template_pool import MultisetPool, orders
 from planner.search.templates import Templates
@@ -43,6 +44,7 @@ _PRICED_AT_ONCE: Final = 8  # multisets priced in one go, beside those that the 
 _MOST_ORDERS: Final = 24  # sequences of one multiset that are bounded one by one: those of four kinds
 _ORDERS_PRICED: Final = 3
 _MOST_COLUMNS: Final = 400  # of an integer program; the others enter its bound by their reduced cost
+_TOLD: Final = 5  # replicas that are told of, though not chosen
 _TURNS: Final = 6  # programs after which a plan near enough to the bound will do
 _NEAR_ENOUGH: Final = 2e-3
 _LEAST_SECONDS: Final = 0.3  # of a program, whatever the limit: the plans so far must not be thrown away
@@ -67,6 +69,8 @@ class Choice:
         Whether the program was closed: no value in it can still fall that its answer rests on.
     price_C
         What one more GPU of each class would add to the objective, by the program without whole numbers.
+    passed_over
+        Replicas that are not chosen, those that come closest to it first.
     """
 
     templates: Templates
@@ -75,6 +79,7 @@ class Choice:
     bound: float
     proven: bool
     price_C: Array
+    passed_over: tuple[Alternative, ...]
 
 
 class TemplateChooser:
@@ -226,7 +231,33 @@ class TemplateChooser:
             bound=bound,
             proven=closed,
             price_C=relaxed.price_C,
+            passed_over=self._passed_over(relaxed, best.copies_T),
         )
+
+    def alone(self) -> list[float]:
+        """Requests/s of the best pool of each node class alone, at most."""
+        found = []
+        class_J = np.array([kind.node_class for kind in self.kinds])
+        class_MD = np.where(self.pool.kind_MD >= 0, class_J[self.pool.kind_MD], -1)
+        for c, node_class in enumerate(self.problem.cluster.classes):
+            alone = ((class_MD == c) | (class_MD == -1)).all(axis=1) & (self.up_M > 0)
+            rows = np.flatnonzero(alone)
+            tp_J = np.array([kind.tp for kind in self.kinds])
+            gpus = (tp_J[self.pool.kind_MD[rows]] * self.pool.count_MD[rows]).sum(axis=1)
+            best = (self.up_M[rows] / gpus).max(initial=0.0) * node_class.num_gpus
+            found.append(float(best))
+        return found
+
+    def _passed_over(self, relaxed: PoolRelaxation, copies_T: IntArray) -> tuple[Alternative, ...]:
+        rows = np.flatnonzero((copies_T == 0) & (self.rate_M > 0))
+        rows = rows[np.argsort(-relaxed.reduced_T[rows], kind="stable")[:_TOLD]]
+        found = []
+        for row in rows.tolist():
+            pairs = zip(self.pool.kind_MD[row].tolist(), self.pool.count_MD[row].tolist(), strict=True)
+            stages = tuple((self.kinds[j], n) for j, n in pairs if j >= 0)
+            worth = sum(float(relaxed.price_C[kind.node_class]) * kind.tp * n for kind, n in stages)
+            found.append(Alternative(stages=stages, rate=float(self.rate_M[row]), worth=worth))
+        return tuple(found)
 
     def _relaxed(self, master: Master, active: IntArray) -> PoolRelaxation | None:
         """Solve without whole numbers, and price what that rests on until it rests on nothing else."""

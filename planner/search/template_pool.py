@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MOST_MULTISETS", "MultisetPool", "enumerate_multisets", "most_stages", "orders"]
 
-MOST_MULTISETS: Final = 1_200_000  # rows of a pool; a family with more is enumerated up to fewer kinds
+MOST_MULTISETS: Final = 60_000  # rows of a pool; a family with more is enumerated up to fewer kinds, three at least
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,7 +115,9 @@ def enumerate_multisets(
         used_GPC = np.zeros((len(groups), len(shares), len(room_C)), dtype=np.int64)
         for d in range(chosen):
             for c in range(len(room_C)):
-                used_GPC[:, :, c] += np.outer(np.where(class_J[group_GD[:, d]] == c, tp_J[group_GD[:, d]], 0), share_PD[:, d])
+                used_GPC[:, :, c] += np.outer(
+                    np.where(class_J[group_GD[:, d]] == c, tp_J[group_GD[:, d]], 0), share_PD[:, d]
+                )
         g, p = np.nonzero((used_GPC <= room_C).all(axis=2))
         parts.append((group_GD[g], share_PD[p]))
         rows += len(g)

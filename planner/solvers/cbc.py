@@ -51,7 +51,9 @@ def solve_cbc(program: IntegerProgram, time_limit: float, seed: int = 0) -> Inte
                 return None
         started = time.monotonic()
         status = problem.solve(
-            pulp.PULP_CBC_CMD(msg=False, timeLimit=time_limit, gapRel=0.0, threads=1, options=[f"randomSeed {seed + 1}"])
+            pulp.PULP_CBC_CMD(
+                msg=False, timeLimit=time_limit, gapRel=0.0, threads=1, options=[f"randomSeed {seed + 1}"]
+            )
         )
         finished = time.monotonic() - started < time_limit
     if status == pulp.LpStatusInfeasible and finished:

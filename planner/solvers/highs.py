@@ -10,7 +10,7 @@ from planner.solvers.program import IntegerProgram, IntegerSolution
 __all__ = ["solve_highs"]
 
 
-def solve_highs(program: IntegerProgram, time_limit: float, seed: int = 0) -> IntegerSolution | None:  # noqa: ARG001
+def solve_highs(program: IntegerProgram, time_limit: float, seed: int = 0) -> IntegerSolution | None:
     """Solve an integer program; None if it has no solution.
 
     HiGHS may print a line of its own to stdout, so it is for checks and not for commands that write data there. SciPy

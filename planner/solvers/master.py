@@ -242,9 +242,7 @@ class Master:
     def _tie(self) -> float:
         return _TIE * float(self.problem.cost_T.max(initial=1.0)) / max(float(self.most_T.sum()), 1.0)
 
-    def worth(
-        self, copies_T: NDArray[np.int64], reached_T: NDArray[np.float64], value_T: NDArray[np.float64]
-    ) -> float:
+    def worth(self, copies_T: NDArray[np.int64], reached_T: NDArray[np.float64], value_T: NDArray[np.float64]) -> float:
         """Objective of a choice by what its copies reach, ties broken as in the program over other values."""
         if self.demand is not None:
             return float((-self.problem.cost_T * (1 + _TIE) - self._tie()) @ copies_T)

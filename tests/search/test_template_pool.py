@@ -83,18 +83,14 @@ def test_no_order_of_a_multiset_is_priced_above_its_bounds(data: st.DataObject) 
     pool = enumerate_multisets(problem, kinds, 6)
     rows = np.array(
         sorted(
-            data.draw(
-                st.sets(st.integers(0, len(pool.kind_MD) - 1), min_size=1, max_size=min(12, len(pool.kind_MD)))
-            )
+            data.draw(st.sets(st.integers(0, len(pool.kind_MD) - 1), min_size=1, max_size=min(12, len(pool.kind_MD))))
         )
     )
     pool = pool.take(rows)
     pricer = TemplatePricer(problem, kinds)
     form = CapacityForm(pricer.tables, 6)
     rough_M, quick_M, bound_M = form.rough(pool), form.bound(pool, scans=0), form.bound(pool)
-    sequences = [
-        (m, q) for m in range(len(rows)) for q in orders(pool.kind_MD[m], pool.count_MD[m])[:6]
-    ]
+    sequences = [(m, q) for m in range(len(rows)) for q in orders(pool.kind_MD[m], pool.count_MD[m])[:6]]
     priced = pricer.price([q for _, q in sequences])
     owner = np.array([m for m, _ in sequences])
     ordered_B = form.bound_orders(pool.take(owner), priced.kinds_BS)
