@@ -72,8 +72,9 @@ def main() -> int:
         good = busy <= allowed and (limit < 2 or found.gap <= MOST_GAP)
         late |= not good
         print(
-            f"{gpus:4d}  {engine:8s} {tpot:4.1f} s {limit:5.0f} s {wall:7.2f} {busy:7.2f}  {result.counts['multisets']:9,d}"
-            f"  {result.counts['templates']:6d}  {found.value:11.4f} {found.bound:8.3f} {found.gap:7.3%}  {found.proven}"
+            f"{gpus:4d}  {engine:8s} {tpot:4.1f} s {limit:5.0f} s {wall:7.2f} {busy:7.2f}"
+            f"  {result.counts['multisets']:9,d}  {result.counts['templates']:6d}  {found.value:11.4f}"
+            f" {found.bound:8.3f} {found.gap:7.3%}  {found.proven}"
             f"{'' if good else '   over budget'}",
             flush=True,
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -32,6 +32,14 @@ def serving(
     time_limit: opt.TimeLimit = 60.0,
     seed: opt.Seed = 0,
     workers: opt.Workers = 1,
+    objective: Annotated[
+        Literal["auto", "goodput", "cost", "gpus", "tpot"],
+        typer.Option(
+            "--objective",
+            help="What the plan is to be best at: goodput; cost or GPUs of serving the rate; the least TPOT at which it"
+            " is served. auto: cost where there is a rate that can be met, else goodput.",
+        ),
+    ] = "auto",
     explain: Annotated[
         bool,
         typer.Option("--explain", help="Say what binds each replica, what more GPUs would add, what was passed over."),
@@ -75,6 +83,7 @@ def serving(
             engine=loaded_engine,
             method=method,
             max_stages=max_stages,
+            objective=objective,
             budget=Budget(time_limit=time_limit, seed=seed, workers=workers, progress=progress),
         )
     from planner.report.serving import serving_report

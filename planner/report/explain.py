@@ -30,7 +30,7 @@ def explanation_report(explanation: Explanation, plan: ServingPlan, cluster: Clu
         parts += [
             Text(),
             heading("What one more GPU would add, were replicas divisible"),
-            block(list(zip(names, more))),
+            block(list(zip(names, more, strict=True))),
         ]
     parts += [Text(), heading("What each node class serves alone"), block(list(zip(names, kept, strict=True)))]
     if explanation.alternatives:
@@ -59,8 +59,8 @@ def _bindings(explanation: Explanation, plan: ServingPlan) -> RenderableType:
 def _in_words(binding: Binding) -> str:
     if binding.constraint == "KV cache":
         text = (
-            f"KV cache on stage {binding.stage}: one more step of the batch needs {format_bytes(binding.needed)} per GPU"
-            f" of {format_bytes(binding.had)}"
+            f"KV cache on stage {binding.stage}: one more step of the batch needs {format_bytes(binding.needed)} per"
+            f" GPU of {format_bytes(binding.had)}"
         )
     elif binding.constraint in {"TPOT", "TTFT"}:
         text = (

@@ -1,9 +1,9 @@
 """The cheapest mix of GPUs for a workload of several request sizes: Melange's question, in whole GPUs.
 
-Requests fall into buckets of size, each with a rate; a GPU of a type serves so many requests/s of a bucket. How many GPUs
-of each type to rent, and which share of each bucket they serve, is an integer program with one whole number per type:
-shares are continuous, as requests of one bucket are alike. Cutting a bucket into slices that each go to one type, as the
-paper does, is the same program with fewer choices, and harder: `slices` asks for it.
+Requests fall into buckets of size, each with a rate; a GPU of a type serves so many requests/s of a bucket. How many
+GPUs of each type to rent, and which share of each bucket they serve, is an integer program with one whole number per
+type: shares are continuous, as requests of one bucket are alike. Cutting a bucket into slices that each go to one type,
+as the paper does, is the same program with fewer choices, and harder: `slices` asks for it.
 
 Legend: U type of GPU (or of replica), W bucket.
 

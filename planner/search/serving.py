@@ -3,12 +3,12 @@
 1. enumerate the stage kinds, and the multisets of them that a replica may be made of (`planner.search.template_pool`);
 2. bound each by what its stages can hold and compute, whatever their order (`planner.search.template_caps`);
 3. choose how many of each by an integer program that tiles real nodes (`planner.solvers.master`): least cost if the
-   demand can be met, greatest goodput otherwise; what it chooses is priced in every order with exact layer splits and
-   the fastest links that its stages could get, until it chooses priced templates alone (`planner.search.template_choice`);
+   demand can be met, greatest goodput otherwise; what it chooses is priced with exact layer splits and the fastest
+   links that its stages could get, until it chooses priced templates alone (`planner.search.template_choice`);
 4. give every stage its GPUs and price the plan with the links it really got.
 
-The program over the bounds bounds every plan of the family; the plan's own value comes from step 4. The distance between
-the two is the certificate's gap.
+The program over the bounds bounds every plan of the family; the plan's own value comes from step 4. The distance
+between the two is the certificate's gap.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ import numpy as np
 
 from planner.cost.prediction import PlacedStage, ServingPrediction
 from planner.cost.serving import BATCH_GRID, Demand
-from planner.errors import TimeLimitError
+from planner.errors import InputError, TimeLimitError
 from planner.plan import Certificate, ServingPlan, certify
 from planner.search.explain import Explanation, explain_bindings
 from planner.search.infeasible import explain_infeasible
+from planner.search.least_latency import search_least_tpot
 from planner.search.packing import StageGroup, pack
 from planner.search.problem import Budget, SearchResult, ServingProblem
 from planner.search.serving_plan import build_serving_plan
@@ -41,7 +42,7 @@ _MAX_STAGES: Final = 8  # longer pipelines are tried only where shorter ones can
 _LONG_STAGES: Final = 16
 _DEMAND_ROUNDS: Final = 4  # times that a plan is made for a demand which its real links may leave it short of
 _CLOSED: Final = 1e-4  # relative distance at which value and bound count as one, as solvers of integer programs do
-_PER_SECOND: Final = 1_000  # multisets that a second of the time limit buys
+_PER_SECOND: Final = 2_000  # multisets that a second of the time limit buys
 _NEAREST: Final = 40  # multisets that are priced to say how far off an SLO is
 _METHOD: Final = (
     "integer program over bounds of all templates, those it rests on priced for their best layer split and fastest"
@@ -59,6 +60,12 @@ def search_templates(problem: ServingProblem, budget: Budget) -> SearchResult[Se
     TimeLimitError
         If the time limit passes before any replica that can serve is found.
     """
+    if problem.objective == "tpot":
+        return search_least_tpot(problem, budget, search_templates)
+    if problem.objective in {"cost", "gpus"} and problem.workload.rate is None:
+        raise InputError(
+            f"the objective {problem.objective} needs a rate to serve", expected="a rate", hint="--rate 5, say"
+        )
     kinds = stage_kinds(problem)
     if not kinds or not Demand.of(problem.workload, problem.engine).runs(np.array([BATCH_GRID[0]])).all():
         raise explain_infeasible(problem, kinds, None)
@@ -104,7 +111,9 @@ class _Planner:
         self._family = _in_words(self._problem, self._kinds, chooser.pool, depth)
         self._chosen: Choice | None = None
         self._all_priced = not self._unpriced()
-        weight_C = gpu_prices(self._problem)
+        if self._problem.objective == "gpus":
+            self._all_priced = False
+        weight_C = gpu_prices(self._problem) if self._all_priced else [1.0] * len(self._problem.cluster.classes)
         self._cost_J = np.array([weight_C[kind.node_class] * kind.tp for kind in self._kinds])
 
     def explanation(self, plan: ServingPlan) -> Explanation | None:
@@ -120,7 +129,8 @@ class _Planner:
 
     def plan(self) -> ServingPlan | None:
         """Meet the demand at least cost, or serve as much as possible; None where nothing can serve."""
-        plan = self._cheapest() if self._problem.workload.rate is not None else None
+        wanted = self._problem.workload.rate is not None and self._problem.objective != "goodput"
+        plan = self._cheapest() if wanted else None
         if plan is None:
             plan = self._greatest()
         self._budget.report("choosing replicas", 1.0)
@@ -166,6 +176,8 @@ class _Planner:
 
     def _unpriced(self) -> str:
         """Say why GPUs are counted instead of money."""
+        if self._problem.objective == "gpus":
+            return ""
         names = [c.name for c in self._problem.cluster.classes if c.price_per_gpu_hour is None]
         return f"; GPUs are counted, as {', '.join(names)} has no price_per_hour" if names else ""
 

@@ -1,4 +1,4 @@
-"""What no replica of a multiset of stages exceeds, whatever their order, the layer split and the links: the cheap bound.
+"""What no replica of a multiset of stages exceeds, whatever their order, layer split and links: the cheap bound.
 
 At a stage time T a stage of kind j holds at most so many layers: as many as it computes in T, and as its memory holds
 with the KV cache of all sequences in flight. A multiset can run at T only if its stages together hold the model, so the
@@ -214,7 +214,7 @@ class CapacityForm:
         return best_M
 
     def nearest(self, pool: MultisetPool, most: int) -> IntArray:
-        """Multisets whose least TPOT, and whose least TTFT, at the lightest load are the best; what fits comes first."""
+        """Multisets whose least TPOT, and whose least TTFT, at the lightest load are the best; what fits is first."""
         scores = []
         for pick in ("tpot_B", "ttft_B"):
 

@@ -2,10 +2,10 @@
 
 Every multiset of stages has a value that it cannot exceed, at one of four depths: roughly, by its capacities, by its
 capacities in every order of its kinds with their links, and priced with exact layer splits (`template_caps`,
-`template_pricer`). The program
-over these values bounds every plan. Its answer is looked at more closely wherever it is not priced, which can only lower
-the bound, until it rests on priced templates alone. Multisets whose reduced cost says that no better plan contains them
-are left as they are. The plan itself is the program's answer over the priced templates by what they really reach.
+`template_pricer`). The program over these values bounds every plan. Its answer is looked at more closely wherever it is
+not priced, which can only lower the bound, until it rests on priced templates alone. Multisets whose reduced cost says
+that no better plan contains them are left as they are. The plan itself is the program's answer over the priced templates
+by what they really reach.
 
 Legend: M multiset, T template priced, C node class.
 """

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MOST_MULTISETS", "MultisetPool", "enumerate_multisets", "most_stages", "orders"]
 
-MOST_MULTISETS: Final = 60_000  # rows of a pool; a family with more is enumerated up to fewer kinds, three at least
+MOST_MULTISETS: Final = 100_000  # rows of a pool; a family with more is enumerated up to fewer kinds, three at least
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +82,7 @@ def most_stages(problem: ServingProblem, depth: int) -> int:
 def enumerate_multisets(
     problem: ServingProblem, kinds: Sequence[StageKind], depth: int, *, most: int = MOST_MULTISETS
 ) -> MultisetPool:
-    """All multisets that the inventory and the engine allow, up to as many different kinds as `most` rows have room for.
+    """All multisets that the inventory and the engine allow, with as many different kinds as `most` rows have room for.
 
     Parameters
     ----------

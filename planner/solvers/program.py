@@ -82,5 +82,5 @@ class IntegerSolution:
         return cls(x_X=x_X, value=value, bound=max(bound, value), proven=proven)
 
 
-# Solves a program within some seconds with a seed; None if it has no solution, TimeLimitError if none was found in time.
+# Solves a program within some seconds, with a seed. None if it has no solution; TimeLimitError if none was found.
 IntegerSolver = Callable[[IntegerProgram, float, int], IntegerSolution | None]

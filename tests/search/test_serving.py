@@ -288,3 +288,52 @@ def test_progress_is_reported() -> None:
     solve(problem, progress=lambda what, share: seen.append((what, share)))
     assert seen and seen[-1][1] == 1.0
     assert np.all([0.0 <= share <= 1.0 for _, share in seen])
+
+
+def test_objectives() -> None:
+    """The same demand at least cost, on fewest GPUs and at the least TPOT: each is no worse than the others at its own."""
+    cluster = small_cluster([("l4", 1, 6), ("a100_sxm_40", 1, 2)])  # 1 and 2 USD/h
+    base = {"model": tiny_model(layers=16), "cluster": cluster, "engine": load_engine("vllm")}
+    plans = {
+        objective: solve(ServingProblem(**base, workload=chat(rate=20.0), objective=objective))  # type: ignore[arg-type]
+        for objective in ("cost", "gpus", "tpot", "goodput")
+    }
+    figures = {name: plan.predicted for name, plan in plans.items()}
+    assert figures["goodput"]["goodput"].value >= max(f["goodput"].value for f in figures.values()) * (1 - 1e-6)
+    for name in ("cost", "gpus", "tpot"):
+        assert figures[name]["goodput"].value >= 20.0 * (1 - 1e-9)
+    assert figures["cost"]["cost_per_hour"].value <= figures["gpus"]["cost_per_hour"].value + 1e-9
+    assert figures["gpus"]["gpus"].value <= figures["cost"]["gpus"].value
+    assert plans["gpus"].certificate.objective == "gpus"
+    least = plans["tpot"].certificate
+    assert least.objective == "tpot"
+    assert least.bound <= least.value
+    # nothing serves the demand within the bound
+    slo = Slo(ttft=2.0, tpot=least.bound * (1 - 1e-6))
+    try:
+        served = solve(ServingProblem(**base, workload=fixed_workload(512, 128, rate="max", slo=slo)))  # type: ignore[arg-type]
+    except InfeasibleError:
+        return
+    assert served.certificate.value < 20.0
+
+
+def test_an_explanation_names_what_binds() -> None:
+    problem = ServingProblem(
+        model=load_model("llama-3.1-70b"),
+        cluster=load_cluster("a100-l40s-l4-24"),
+        engine=load_engine("vllm"),
+        workload=load_trace("azure-conv-2023").summary(Slo(ttft=2.0, tpot=0.1), rate="max"),
+    )
+    result = search_templates(problem, Budget())
+    told = result.explanation
+    assert told is not None
+    assert [b.replica for b in told.bindings] == [r.id for r in result.plan.replicas]
+    assert {b.constraint for b in told.bindings} <= {"KV cache", "TPOT", "TTFT", "prefill", "tokens of an iteration"}
+    for binding in told.bindings:
+        assert binding.needed > binding.had
+    # by duality the GPUs are worth the optimum without whole numbers, which no plan exceeds
+    worth = sum(p * c.num_gpus for p, c in zip(told.price_C, problem.cluster.classes, strict=True))
+    assert worth >= result.plan.certificate.value * (1 - 1e-6)
+    for other in told.alternatives:
+        assert other.rate <= other.worth * (1 + 1e-6)
+    assert all(alone <= worth * (1 + 1e-6) for alone in told.alone_C)
