@@ -1,7 +1,7 @@
 """What mixing GPU types is worth on every shipped mixed cluster: the plan against one pool per type and an even split.
 
-For each cluster: goodput of the plan for vLLM and with any TP per stage; of the best pools of one node class each, every
-one planned on its own; and of replicas that span whole classes with layers split evenly. Fails where the plan is less
+For each cluster: goodput of the plan for vLLM and with any TP per stage; of the best pools of one node class each,
+every one planned alone; and of replicas that span whole classes with layers split evenly. Fails where the plan is less
 than the pools, or any TP serves less than one TP under the same engine.
 """
 
@@ -11,6 +11,7 @@ import sys
 from dataclasses import replace
 
 from planner.cluster import Cluster, load_cluster
+from planner.cost.memory import tensor_parallel_fault
 from planner.cost.prediction import PlacedStage, predict_serving
 from planner.engine import load_engine
 from planner.errors import InfeasibleError, PlannerError
@@ -53,7 +54,7 @@ def even_split(problem: ServingProblem) -> float:
     """One replica over whole nodes of all classes: TP of the smallest node, equal layers."""
     cluster, layers = problem.cluster, problem.model.num_layers
     tp = min(c.gpus_per_node for c in cluster.classes)
-    while tp > 1 and (problem.model.kinds[0].kv_heads or 1) % tp:
+    while tensor_parallel_fault(problem.model, tp) is not None:
         tp -= 1
     groups = [
         tuple(cluster.gpus_of(node)[i : i + tp])

@@ -42,6 +42,7 @@ _MAX_STAGES: Final = 8  # longer pipelines are tried only where shorter ones can
 _LONG_STAGES: Final = 16
 _DEMAND_ROUNDS: Final = 4  # times that a plan is made for a demand which its real links may leave it short of
 _CLOSED: Final = 1e-4  # relative distance at which value and bound count as one, as solvers of integer programs do
+_AS_PROMISED: Final = 0.995  # of what templates promise with the fastest links; a plan that reaches it has good ones
 _PER_SECOND: Final = 2_000  # multisets that a second of the time limit buys
 _NEAREST: Final = 40  # multisets that are priced to say how far off an SLO is
 _METHOD: Final = (
@@ -183,9 +184,27 @@ class _Planner:
 
     def _greatest(self) -> ServingPlan | None:
         """Plan of greatest goodput; among equals, of least cost."""
-        choice = self._chooser.choose(self._chooser.master(self._cost_J))
+        master = self._chooser.master(self._cost_J)
+        choice = self._chooser.choose(master)
         if choice is None:
             return None
+        plan = self._greatest_of(choice, choice)
+        promised = float(choice.templates.rate_B @ choice.copies_T)
+        if _reached(plan) < promised * _AS_PROMISED:
+            # its links are slower than the fastest of their kind: try what needs fewer of them
+            for among_M in self._chooser.parts().values():
+                try:
+                    other = self._chooser.choose_among(master, among_M)
+                except TimeLimitError:
+                    break
+                if other is not None:
+                    candidate = self._greatest_of(other, choice)
+                    if _reached(candidate) > _reached(plan) * (1 + 1e-9):
+                        plan = candidate
+        return plan
+
+    def _greatest_of(self, chosen: Choice, choice: Choice) -> ServingPlan:
+        """Plan of a choice, within the bound of another."""
 
         def certificate(prediction: ServingPrediction) -> Certificate:
             value = prediction.figures["goodput"].value if "goodput" in prediction.figures else 0.0
@@ -201,11 +220,11 @@ class _Planner:
                 family=self._family,
             )
 
-        return build_serving_plan(self._problem, self._placed(choice), certificate)
+        return build_serving_plan(self._problem, self._placed(chosen), certificate)
 
     def _placed(self, choice: Choice) -> list[list[PlacedStage]]:
         """Write each chosen copy with its GPUs, the fastest replicas first."""
-        self._chosen = choice
+        self._chosen = self._chosen or choice
         pool, kinds = self._chooser.polished(choice.templates), self._kinds
         order = np.lexsort((np.arange(len(choice.copies_T)), -pool.rate_B))
         rows = [int(t) for t in order for _ in range(int(choice.copies_T[t]))]
@@ -215,6 +234,10 @@ class _Planner:
             bounds = pool.bounds_BS1[t]
             placed.append([PlacedStage(gpus, (int(bounds[s]), int(bounds[s + 1]))) for s, gpus in enumerate(stages)])
         return placed
+
+
+def _reached(plan: ServingPlan) -> float:
+    return plan.predicted["goodput"].value if "goodput" in plan.predicted else 0.0
 
 
 def _in_words(problem: ServingProblem, kinds: Sequence[StageKind], pool: MultisetPool, depth: int) -> str:

@@ -14,13 +14,14 @@ Legend: M multiset, D place of a kind in it, J stage kind, K layer kind, L layer
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from planner.cost.memory import cached_tokens_L
 from planner.cost.serving import Iteration, PipelineTimes, SteadyState, hop_bytes, steady_state
+from planner.search.template_rows import WHOLE, MultisetRows, StageCaps
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from planner.search.template_pool import MultisetPool
     from planner.search.template_tables import TemplateTables
 
-__all__ = ["CapacityForm", "StageCaps"]
+__all__ = ["CapacityForm"]
 
 _KINDS: Final[tuple[Iteration, ...]] = ("mean", "chunk", "full")
 _ROWS: Final = 1 << 15  # multisets at a time: their arrays stay in a core's cache
@@ -38,49 +39,6 @@ _LOOSE: Final = 1.002  # a bound this close to what a smaller batch could reach 
 _MOST_SCANS: Final = 12
 _MOST_GROWTHS: Final = 60  # by a quarter each; stages that then still do not hold the model never do
 _SCANS_OF_ENDS: Final = 3  # there are many choices of ends
-_WHOLE: Final = 1e-9  # a cap this close below a whole number is one
-
-
-@dataclass(frozen=True, slots=True)
-class StageCaps:
-    """Layers that stages hold at a stage time: by their speed, and by their memory where that counts.
-
-    Parameters
-    ----------
-    density
-        Layers per second.
-    first, last
-        Layers that the work of the first and of the last stage takes the time of.
-    held
-        Layers in the memory of a middle stage, a first, a last, and one that is both; None: no limit.
-    whole
-        Whether only whole layers count.
-    """
-
-    density: Array
-    first: Array
-    last: Array
-    held: tuple[Array | None, Array | None, Array | None, Array | None]
-    whole: bool
-
-    def at(self, room: Array, place: int) -> Array:
-        """Layers in so many seconds, in place 0 (middle), 1 (first), 2 (last) or 3 (both)."""
-        fits = self.density * room
-        if place & 1:
-            fits = fits - self.first
-        if place & 2:
-            fits = fits - self.last
-        if self.whole:
-            fits = np.floor(fits + _WHOLE)
-        held = self.held[place]
-        return np.maximum(fits if held is None else np.minimum(fits, held), 0.0)
-
-    def take(self, rows: IntArray) -> StageCaps:
-        """Some of the stages."""
-        held = [None if h is None else h[rows] for h in self.held]
-        return StageCaps(
-            self.density[rows], self.first[rows], self.last[rows], (held[0], held[1], held[2], held[3]), self.whole
-        )
 
 
 class CapacityForm:
@@ -139,7 +97,7 @@ class CapacityForm:
             for name, room in room_J.items():
                 held, sized = room[:, None] * by_time_JG, room[:, None] * by_size_JG
                 if self.whole:
-                    held, sized = np.floor(held + _WHOLE), np.floor(sized + _WHOLE)
+                    held, sized = np.floor(held + WHOLE), np.floor(sized + WHOLE)
                 none = room[:, None] < one_JG  # not even one layer
                 self._held[name][stages] = np.where(none, 0.0, held)
                 self._sized[name][stages] = np.where(none, 0.0, sized)
@@ -186,7 +144,7 @@ class CapacityForm:
             part = np.flatnonzero(width_B == width)
             kind = pool.kind_MD[part, :width]
             rows = replace(
-                _Rows.of(self, kind, pool.count_MD[part, :width]),
+                MultisetRows.of(self.tables, kind, pool.count_MD[part, :width]),
                 latency=latency_BS[part].sum(axis=1),
                 per_byte=per_byte_BS[part].sum(axis=1),
                 slowest_link=per_byte_BS[part].max(axis=1),
@@ -203,7 +161,7 @@ class CapacityForm:
         width_M = (pool.kind_MD >= 0).sum(axis=1)
         for width in sorted(set(width_M.tolist())):
             part = np.flatnonzero(width_M == width)
-            rows = _Rows.of(self, pool.kind_MD[part, :width], pool.count_MD[part, :width])
+            rows = MultisetRows.of(self.tables, pool.kind_MD[part, :width], pool.count_MD[part, :width])
             for first in range(width):
                 for last in range(width):
                     if first == last and width > 1:
@@ -218,7 +176,7 @@ class CapacityForm:
         scores = []
         for pick in ("tpot_B", "ttft_B"):
 
-            def score(rows: _Rows, pick: str = pick) -> Array:
+            def score(rows: MultisetRows, pick: str = pick) -> Array:
                 start = np.zeros(len(rows.kind), dtype=int)
                 names = ("middle", "first", "last", "both")
                 held = self._total(rows, [self._gather(self._sized[name], rows, start) for name in names])
@@ -229,7 +187,7 @@ class CapacityForm:
             scores.append(np.argsort(self._apart(pool, score), kind="stable")[:most])
         return np.unique(np.concatenate(scores))
 
-    def _apart(self, pool: MultisetPool, bounded: Callable[[_Rows], Array]) -> Array:
+    def _apart(self, pool: MultisetPool, bounded: Callable[[MultisetRows], Array]) -> Array:
         """Multisets of equally many kinds together, so that arrays are as narrow as can be."""
         found_M = np.zeros(len(pool.kind_MD))
         width_M = (pool.kind_MD >= 0).sum(axis=1)
@@ -237,10 +195,12 @@ class CapacityForm:
             rows = np.flatnonzero(width_M == width)
             for i in range(0, len(rows), _ROWS):
                 part = rows[i : i + _ROWS]
-                found_M[part] = bounded(_Rows.of(self, pool.kind_MD[part, :width], pool.count_MD[part, :width]))
+                found_M[part] = bounded(
+                    MultisetRows.of(self.tables, pool.kind_MD[part, :width], pool.count_MD[part, :width])
+                )
         return found_M
 
-    def _rough(self, rows: _Rows) -> Array:
+    def _rough(self, rows: MultisetRows) -> Array:
         low_B = self._largest(rows, self._roughly_feasible)
         alive_B = np.flatnonzero(low_B >= 0)
         part, at = rows.take(alive_B), low_B[alive_B]
@@ -250,14 +210,14 @@ class CapacityForm:
         bound_B[alive_B] = slack * part.stages * self.tables.grid_G[at] / (self.tables.demand.output * cycle)
         return bound_B
 
-    def _roughly_feasible(self, rows: _Rows, at: IntArray) -> BoolArray:
+    def _roughly_feasible(self, rows: MultisetRows, at: IntArray) -> BoolArray:
         tpot = np.inf if self.tables.slo.tpot is None else self.tables.slo.tpot
         held = (rows.count * self._gather(self._sized["middle"], rows, at)).sum(axis=1)
         return np.asarray(
             (held >= self.layers - 1e-6) & (rows.stages * self._fractional(rows, "mean", at) <= tpot * (1 + 1e-12))
         )
 
-    def _largest(self, rows: _Rows, feasible: Callable[[_Rows, IntArray], BoolArray]) -> IntArray:
+    def _largest(self, rows: MultisetRows, feasible: Callable[[MultisetRows, IntArray], BoolArray]) -> IntArray:
         """Largest feasible decode batch, -1 for none; what is feasible at one is so at all smaller ones."""
         first_B = feasible(rows, np.zeros(len(rows.kind), dtype=int))
         low_B = np.where(first_B, 0, -1)
@@ -271,7 +231,7 @@ class CapacityForm:
             low_B[open_B] = np.where(yes, at, low_B[open_B])
             high_B[open_B] = np.where(yes, high_B[open_B], at)
 
-    def _bound(self, rows: _Rows, scans: int = _MOST_SCANS) -> Array:
+    def _bound(self, rows: MultisetRows, scans: int = _MOST_SCANS) -> Array:
         B = len(rows.kind)
         start = np.zeros(B, dtype=int)
         low_B = self._largest(rows, self._feasible)
@@ -296,17 +256,17 @@ class CapacityForm:
         bound_B[alive_B] = np.maximum(best_B, np.where(next_B >= 0, rest_B, 0.0))
         return bound_B
 
-    def _ceiling(self, rows: _Rows, at: IntArray, below: IntArray, lightest_B: Array) -> Array:
+    def _ceiling(self, rows: MultisetRows, at: IntArray, below: IntArray, lightest_B: Array) -> Array:
         """Rate that no decode batch up to `below` exceeds, `at` being no smaller than that."""
         slack_B = self.tables.slack_JG[rows.kind, at[:, None]].max(axis=1)
         reach_B = rows.stages * self.tables.grid_G[np.maximum(below, 0)] / (self.tables.demand.output * lightest_B)
-        return np.minimum(self._rate(rows, at, memory=False) * slack_B, reach_B)
+        return np.asarray(np.minimum(self._rate(rows, at, memory=False) * slack_B, reach_B))
 
-    def _rate(self, rows: _Rows, at: IntArray, *, memory: bool = True) -> Array:
+    def _rate(self, rows: MultisetRows, at: IntArray, *, memory: bool = True) -> Array:
         cycle_B = self._cycle(rows, at, memory=memory)
         return np.asarray(rows.stages * self.tables.grid_G[at] / (self.tables.demand.output * cycle_B))
 
-    def _cycle(self, rows: _Rows, at: IntArray, *, memory: bool = True) -> Array:
+    def _cycle(self, rows: MultisetRows, at: IntArray, *, memory: bool = True) -> Array:
         """Least TPOT at a decode batch, to a thousandth of a layer's time, from below; infinite without the memory.
 
         The slowest stage makes one bound of it, the way through all stages the other: both hold for one split, which
@@ -334,7 +294,7 @@ class CapacityForm:
             low[open_B] = np.where(enough, low[open_B], middle)
         return low
 
-    def _runs(self, rows: _Rows, caps: StageCaps, links_B: Array, cycle_B: Array) -> BoolArray:
+    def _runs(self, rows: MultisetRows, caps: StageCaps, links_B: Array, cycle_B: Array) -> BoolArray:
         """Whether some split may make a cycle: the stages hold the model, and the way through is no longer."""
         room = (cycle_B / rows.stages - self.overhead)[:, None]
         places = range(4) if (rows.stages == 1).any() else range(3)
@@ -360,7 +320,7 @@ class CapacityForm:
         through = rows.stages * self.overhead + inside + ends + links_B
         return np.asarray(enough & (through <= cycle_B * (1 + 1e-12)))
 
-    def _feasible(self, rows: _Rows, at: IntArray) -> BoolArray:
+    def _feasible(self, rows: MultisetRows, at: IntArray) -> BoolArray:
         """Whether the least latencies at a decode batch meet the SLO, and the stages hold the model."""
         state = self._state(rows, at)
         slo = self.tables.slo
@@ -379,19 +339,19 @@ class CapacityForm:
             fits[some] = self._runs(part, caps, links, np.full(len(some), tpot * (1 + 1e-12)))
         return np.asarray(fits)
 
-    def _one_each(self, rows: _Rows, at: IntArray) -> BoolArray:
+    def _one_each(self, rows: MultisetRows, at: IntArray) -> BoolArray:
         return np.asarray((self._gather(self._sized["middle"], rows, at) > 0).all(axis=1))
 
-    def _gather(self, table_SJG: Array, rows: _Rows, at: IntArray) -> Array:
+    def _gather(self, table_SJG: Array, rows: MultisetRows, at: IntArray) -> Array:
         return np.asarray(table_SJG[rows.stages[:, None], rows.kind, at[:, None]])
 
-    def _total(self, rows: _Rows, held: Sequence[Array]) -> Array:
+    def _total(self, rows: MultisetRows, held: Sequence[Array]) -> Array:
         """Layers that all stages hold together, the first and the last being those that lose least by it."""
         middle, first, last = held[:3]
         total = (rows.count * middle).sum(axis=1) - rows.of_first(middle - first) - rows.of_last(middle - last)
         return total if len(held) == 3 else np.where(rows.stages == 1, held[3][:, 0], total)
 
-    def _fractional(self, rows: _Rows, which: Iteration, at: IntArray) -> Array:
+    def _fractional(self, rows: MultisetRows, which: Iteration, at: IntArray) -> Array:
         """Least time of the slowest stage if layers could be divided and memory were no limit, links included."""
         kind, at_ = rows.kind, at[:, None]
         density = self.density_JG[which][kind, at_]
@@ -400,7 +360,7 @@ class CapacityForm:
         one = self.shortest_JG[which][kind, at_].max(axis=1) + self.overhead
         return np.asarray(np.maximum.reduce([time, one, rows.slowest_link * self._bytes(which, at)]))
 
-    def _through(self, rows: _Rows, which: Iteration, at: IntArray) -> Array:
+    def _through(self, rows: MultisetRows, which: Iteration, at: IntArray) -> Array:
         """Least time through all stages and links."""
         kind, at_ = rows.kind, at[:, None]
         layer = 1.0 / self.density_JG[which][kind, at_].max(axis=1)
@@ -413,7 +373,7 @@ class CapacityForm:
             inside = self.layers * layer
         return np.asarray(rows.stages * self.overhead + firsts + lasts + inside + self._links(rows, which, at))
 
-    def _links(self, rows: _Rows, which: Iteration, at: IntArray) -> Array:
+    def _links(self, rows: MultisetRows, which: Iteration, at: IntArray) -> Array:
         return np.asarray(rows.per_byte * self._bytes(which, at) + rows.latency)
 
     def _bytes(self, which: Iteration, at: IntArray) -> Array:
@@ -421,7 +381,7 @@ class CapacityForm:
         tokens = {"mean": demand.steady, "chunk": demand.chunk, "full": demand.room}[which](batch)
         return hop_bytes(self.tables.model, batch + tokens)
 
-    def _state(self, rows: _Rows, at: IntArray) -> SteadyState:
+    def _state(self, rows: MultisetRows, at: IntArray) -> SteadyState:
         tables = self.tables
         times = PipelineTimes(
             slowest_B=self._fractional(rows, "mean", at),
@@ -431,82 +391,3 @@ class CapacityForm:
             full_slowest_B=self._fractional(rows, "full", at),
         )
         return steady_state(tables.demand, tables.first_token, tables.grid_G[at], rows.stages, times)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Rows:
-    """Multisets with the least that their links cost, and the places of first and last kind where they are known."""
-
-    kind: IntArray
-    count: IntArray
-    stages: IntArray
-    per_byte: Array
-    latency: Array
-    back: Array
-    slowest_link: Array
-    first: IntArray | None = None
-    last: IntArray | None = None
-
-    @classmethod
-    def of(cls, form: CapacityForm, kind_MD: IntArray, count_MD: IntArray) -> _Rows:
-        tables = form.tables
-        there, kind = kind_MD >= 0, np.maximum(kind_MD, 0)
-        inside, across = tables.inside_J, tables.across_JJ
-        tp, size = tables.tp_J[kind], tables.node_size_J[kind]
-        sums, slowest = [], np.zeros(len(kind))
-        for part in (0, 1):  # latency, seconds per byte
-            own = across[part][kind, kind]
-            best = np.minimum(inside[part][kind], own)
-            hops = np.maximum(count_MD - 1, 0)
-            # stages of one kind change the node at least so often
-            leaves = np.where(there, np.minimum(-(-count_MD * tp // size) - 1, hops), 0)
-            total = (leaves * own + (hops - leaves) * best).sum(axis=1)
-            worst = np.where(leaves > 0, own, np.where(hops > 0, best, 0.0)).max(axis=1)
-            cross = np.full(len(kind), np.inf)
-            for a in range(kind.shape[1]):
-                for b in range(kind.shape[1]):
-                    if a == b:
-                        continue
-                    pair = across[part][kind[:, a], kind[:, b]]
-                    alike = tables.class_J[kind[:, a]] == tables.class_J[kind[:, b]]
-                    pair = np.where(alike, np.minimum(pair, inside[part][kind[:, a]]), pair)
-                    cross = np.minimum(cross, np.where(there[:, a] & there[:, b], pair, np.inf))
-            crossings = np.maximum(there.sum(axis=1) - 1, 0)
-            cross = np.where(crossings > 0, cross, 0.0)
-            sums.append(total + crossings * cross)
-            if part == 1:
-                slowest = np.maximum(worst, cross)
-        stages = count_MD.sum(axis=1)
-        least_back = np.minimum(inside[0][kind], across[0][kind, kind])
-        back = np.where(stages > 1, np.where(there, least_back, np.inf).min(axis=1), 0.0)
-        several = there.sum(axis=1) > 1
-        if several.any():  # the way back may lead between any two classes
-            anyhow = min(float(inside[0].min()), float(across[0].min()))
-            back = np.where(several, anyhow, back)
-        return cls(
-            kind=kind_MD,
-            count=count_MD,
-            stages=stages,
-            per_byte=sums[1],
-            latency=sums[0],
-            back=back,
-            slowest_link=slowest,
-        )
-
-    def take(self, rows: IntArray) -> _Rows:
-        parts = {name: getattr(self, name) for name in self.__slots__}
-        return _Rows(**{name: None if part is None else part[rows] for name, part in parts.items()})
-
-    def of_first(self, values: Array) -> Array:
-        """Values of the first stage's kind; the least where it is not known."""
-        return _picked(values, self.first)
-
-    def of_last(self, values: Array) -> Array:
-        """Values of the last stage's kind; the least where it is not known."""
-        return _picked(values, self.last)
-
-
-def _picked(values: Array, place: IntArray | None) -> Array:
-    if place is None:
-        return np.asarray(values.min(axis=1))
-    return np.asarray(values[np.arange(len(values)), place])

@@ -4,8 +4,8 @@ Every multiset of stages has a value that it cannot exceed, at one of four depth
 capacities in every order of its kinds with their links, and priced with exact layer splits (`template_caps`,
 `template_pricer`). The program over these values bounds every plan. Its answer is looked at more closely wherever it is
 not priced, which can only lower the bound, until it rests on priced templates alone. Multisets whose reduced cost says
-that no better plan contains them are left as they are. The plan itself is the program's answer over the priced templates
-by what they really reach.
+that no better plan contains them are left as they are. The plan itself is the program's answer over the priced
+templates by what they really reach.
 
 Legend: M multiset, T template priced, C node class.
 """
@@ -29,7 +29,7 @@ from planner.solvers.master import Master, MasterProblem, MasterSolution, PoolRe
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from planner.cost._types import Array, IntArray
+    from planner.cost._types import Array, BoolArray, IntArray
     from planner.search.problem import Budget, ServingProblem
     from planner.search.template_pricer import TemplatePricer
     from planner.search.templates import StageKind
@@ -107,8 +107,8 @@ class TemplateChooser:
         self.rate_M = np.zeros(len(self.up_M))
         self._level_M = np.zeros(len(self.up_M), dtype=np.int8)
         self._best: dict[int, Templates] = {}
-        self._orders: dict[int, list[tuple[int, ...]]] = {}  # the most promising of each multiset
-        self._others_M = np.zeros(len(self.up_M))  # what its other orders do not exceed
+        # orders of each multiset that are not priced yet, by what they are bounded by; an empty one for all others
+        self._orders: dict[int, list[tuple[float, tuple[int, ...]]]] = {}
         self.priced = 0
 
     @property
@@ -128,7 +128,7 @@ class TemplateChooser:
         return Master(
             MasterProblem(
                 value_T=self.up_M,
-                cost_T=chunks_MJ @ np.asarray(cost_J),
+                cost_T=(chunks_MJ @ np.asarray(cost_J)).astype(float),
                 chunks_TJ=chunks_MJ,
                 class_J=np.array([k.node_class for k in self.kinds]),
                 size_J=np.array([k.tp for k in self.kinds]),
@@ -152,15 +152,38 @@ class TemplateChooser:
         TimeLimitError
             If the time passes before any choice is found.
         """
-        tp_J = np.array([kind.tp for kind in self.kinds])
-        tp_MD = np.where(self.pool.kind_MD >= 0, tp_J[self.pool.kind_MD], tp_J[self.pool.kind_MD[:, :1]])
-        uniform_M = (tp_MD == tp_MD[:, :1]).all(axis=1)
+        uniform_M = self.parts()["one TP"]
         if not uniform_M.all():
-            everything, self.up_M = self.up_M, np.where(uniform_M, self.up_M, 0.0)
             with suppress(TimeLimitError):
-                self._solve(master)
-            self.up_M = np.where(uniform_M, self.up_M, everything)
+                self.choose_among(master, uniform_M)
         return self._solve(master)
+
+    def choose_among(self, master: Master, among_M: BoolArray) -> Choice | None:
+        """Solve the program over some of the multisets."""
+        others = np.where(among_M, 0.0, self.up_M)
+        self.up_M = np.where(among_M, self.up_M, 0.0)
+        rates = self.rate_M
+        self.rate_M = np.where(among_M, rates, 0.0)
+        try:
+            return self._solve(master)
+        finally:
+            self.up_M = np.where(among_M, self.up_M, others)
+            self.rate_M = np.where(among_M, self.rate_M, rates)
+
+    def parts(self) -> dict[str, BoolArray]:
+        """Parts of the pool that depend less on links than the whole, by name."""
+        there_MD = self.pool.kind_MD >= 0
+        tp_J = np.array([kind.tp for kind in self.kinds])
+        class_J = np.array([kind.node_class for kind in self.kinds])
+        size_J = np.array([self.problem.cluster.classes[kind.node_class].gpus_per_node for kind in self.kinds])
+        first_MD = np.where(there_MD, self.pool.kind_MD, self.pool.kind_MD[:, :1])
+        one_class_M = (class_J[first_MD] == class_J[first_MD[:, :1]]).all(axis=1)
+        gpus_M = (np.where(there_MD, tp_J[self.pool.kind_MD], 0) * self.pool.count_MD).sum(axis=1)
+        return {
+            "one TP": np.asarray((tp_J[first_MD] == tp_J[first_MD[:, :1]]).all(axis=1)),
+            "one node class": np.asarray(one_class_M),
+            "one node": np.asarray(one_class_M & (gpus_M <= size_J[first_MD[:, 0]])),
+        }
 
     def _solve(self, master: Master) -> Choice | None:
         """Solve over all multisets that are bounded by more than 0."""
@@ -348,26 +371,38 @@ class TemplateChooser:
         for row in rows.tolist():
             mine = np.flatnonzero(owner_B == row)
             mine = mine[np.argsort(-bound_B[mine], kind="stable")]
-            others = bound_B[mine[_ORDERS_PRICED]] if len(mine) > _ORDERS_PRICED else 0.0
-            self._orders[row] = [sequences[b] for b in mine[:_ORDERS_PRICED]]
-            self._others_M[row] = ends.get(row, others)
+            # what is not among these orders is bounded by the ends
+            rest = [(float(ends[row]), ())] if row in ends else []
+            self._orders[row] = [*((float(bound_B[b]), sequences[b]) for b in mine), *rest]
             self.up_M[row] = min(self.up_M[row], ends.get(row, bound_B[mine[0]]))
         self._level_M[rows] = _ORDERED
 
     def _price(self, rows: IntArray) -> None:
-        """Price multisets in those orders that promise most."""
-        sequences = [q for row in rows.tolist() for q in self._orders[row]]
-        owner_B = np.array([row for row in rows.tolist() for _ in self._orders[row]], dtype=int)
-        priced = self._pricer.price(sequences)
-        self.priced += len(sequences)
-        bound_B = np.minimum(priced.bound_B, self.form.bound_orders(self.pool.take(owner_B), priced.kinds_BS))
-        for row in rows.tolist():
-            mine = np.flatnonzero(owner_B == row)
-            best = int(mine[np.argmax(priced.rate_B[mine])])
-            self.rate_M[row] = priced.rate_B[best]
-            self._best[row] = priced.take([best]).padded(int(self.pool.stages_M.max()), self.problem.model.num_layers)
-            up = max(float(bound_B[mine].max()), float(self._others_M[row]))
-            self.up_M[row] = max(min(self.up_M[row], up), self.rate_M[row])
+        """Price multisets in the orders that promise most, until no other promises more than was reached."""
+        pending = rows.tolist()
+        reached: dict[int, float] = dict.fromkeys(pending, 0.0)
+        while pending:
+            turn = {row: [q for _, q in self._orders[row][:_ORDERS_PRICED] if q] for row in pending}
+            owner_B = np.array([row for row in pending for _ in turn[row]], dtype=int)
+            priced = self._pricer.price([q for row in pending for q in turn[row]])
+            self.priced += len(owner_B)
+            bound_B = np.minimum(priced.bound_B, self.form.bound_orders(self.pool.take(owner_B), priced.kinds_BS))
+            following = []
+            for row in pending:
+                mine = np.flatnonzero(owner_B == row)
+                best = int(mine[np.argmax(priced.rate_B[mine])])
+                reached[row] = max(reached[row], float(bound_B[mine].max()))
+                if row not in self._best or priced.rate_B[best] > self.rate_M[row]:
+                    self.rate_M[row] = priced.rate_B[best]
+                    width = int(self.pool.stages_M.max())
+                    self._best[row] = priced.take([best]).padded(width, self.problem.model.num_layers)
+                self._orders[row] = self._orders[row][len(turn[row]) :]
+                others = self._orders[row][0] if self._orders[row] else (0.0, ())
+                if others[1] and others[0] > self.rate_M[row] * (1 + _CLOSE):
+                    following.append(row)
+                    continue
+                self.up_M[row] = max(min(self.up_M[row], max(reached[row], others[0])), self.rate_M[row])
+            pending = following
         self._level_M[rows] = _PRICED
 
     def _incumbent(self, master: Master) -> MasterSolution | None:

@@ -206,9 +206,9 @@ class Master:
         self.rows_RT = np.stack(rows)
         self._limit_R = np.array(limits)
         extra = np.zeros((len(rows), len(ways)))
-        for w, (_, sizes, way, first) in enumerate(ways):
-            extra[first : first + len(sizes), w] = [-n for n in way]
-            extra[first + len(sizes), w] = 1.0
+        for w, (_, held_sizes, way, first) in enumerate(ways):
+            extra[first : first + len(held_sizes), w] = [-n for n in way]
+            extra[first + len(held_sizes), w] = 1.0
         self._rows_RW = extra
         self._most_W = np.array([float(problem.bins_C[c]) for c, *_ in ways])
         self._whole_cost = float(problem.cost_T.max(initial=0.0)) * float(room_C.sum())

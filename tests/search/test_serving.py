@@ -159,9 +159,8 @@ def test_a_second_is_enough_for_a_plan_with_an_honest_bound() -> None:
     problem = ServingProblem(
         model=load_model("llama-3.1-70b"),
         cluster=cluster,
-        engine=load_engine("generic"),
+        engine=load_engine("vllm"),
         workload=load_trace("azure-conv-2023").summary(Slo(ttft=8.0, tpot=0.4), rate="max"),
-        max_stages=4,
     )
     hurried, patient = solve(problem, time_limit=1.0), solve(problem)
     assert check_serving(hurried, problem.model, cluster, problem.engine) == []
@@ -291,7 +290,7 @@ def test_progress_is_reported() -> None:
 
 
 def test_objectives() -> None:
-    """The same demand at least cost, on fewest GPUs and at the least TPOT: each is no worse than the others at its own."""
+    """The same demand at least cost, on fewest GPUs, at the least TPOT: each is the best at its own."""
     cluster = small_cluster([("l4", 1, 6), ("a100_sxm_40", 1, 2)])  # 1 and 2 USD/h
     base = {"model": tiny_model(layers=16), "cluster": cluster, "engine": load_engine("vllm")}
     plans = {
@@ -311,7 +310,7 @@ def test_objectives() -> None:
     # nothing serves the demand within the bound
     slo = Slo(ttft=2.0, tpot=least.bound * (1 - 1e-6))
     try:
-        served = solve(ServingProblem(**base, workload=fixed_workload(512, 128, rate="max", slo=slo)))  # type: ignore[arg-type]
+        served = solve(ServingProblem(**base, workload=fixed_workload(512, 128, rate="max", slo=slo)))
     except InfeasibleError:
         return
     assert served.certificate.value < 20.0
