@@ -6,6 +6,7 @@ Every argument that names something takes the thing itself, a shipped name, or a
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar, cast
 
@@ -18,7 +19,7 @@ from planner.errors import InfeasibleError, InputError
 from planner.model import ModelSpec, load_model
 from planner.plan import ServingPlan, TrainingJob, TrainingPlan
 from planner.search.explicit import estimate_serving
-from planner.search.problem import Budget, SearchResult, ServingProblem, TrainingProblem
+from planner.search.problem import Budget, SearchResult, ServingObjective, ServingProblem, TrainingProblem
 from planner.search.registry import serving_method, training_method
 from planner.workload import Slo, Trace, Workload, load_trace
 
@@ -39,6 +40,7 @@ def plan_serving(
     rate: float | str = "trace",
     method: str = "templates",
     max_stages: int | None = None,
+    objective: ServingObjective = "auto",
     budget: Budget | None = None,
 ) -> ServingPlan:
     """Plan serving: which replicas, on which GPUs, with which share of the traffic.
@@ -61,6 +63,9 @@ def plan_serving(
         Search method.
     max_stages
         Most pipeline stages of a replica.
+    objective
+        ``"goodput"``; ``"cost"`` or ``"gpus"`` of serving the rate; ``"tpot"``, the least at which it is served; or
+        ``"auto"``: the least cost where there is a rate that can be met, else the greatest goodput.
     budget
         Time limit, workers, progress callback.
 
@@ -95,6 +100,7 @@ def plan_serving(
         rate=rate,
         method=method,
         max_stages=max_stages,
+        objective=objective,
         budget=budget,
     ).plan
 
@@ -111,12 +117,13 @@ def search_serving(
     rate: float | str = "trace",
     method: str = "templates",
     max_stages: int | None = None,
+    objective: ServingObjective = "auto",
     budget: Budget | None = None,
 ) -> SearchResult[ServingPlan]:
     """Do as `plan_serving` does, and tell what the search took: seconds, templates priced."""
     search = serving_method(method)
     problem = _serving_problem(model, cluster, workload, engine, _slo(ttft, tpot, percentile), rate, max_stages)
-    return search(problem, budget or Budget())
+    return search(replace(problem, objective=objective), budget or Budget())
 
 
 def plan_training(

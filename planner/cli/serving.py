@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Annotated, Literal
+
+import typer
+
 from planner.cli import options as opt
 
 __all__ = ["serving"]
@@ -28,6 +32,18 @@ def serving(
     time_limit: opt.TimeLimit = 60.0,
     seed: opt.Seed = 0,
     workers: opt.Workers = 1,
+    objective: Annotated[
+        Literal["auto", "goodput", "cost", "gpus", "tpot"],
+        typer.Option(
+            "--objective",
+            help="What the plan is to be best at: goodput; cost or GPUs of serving the rate; the least TPOT at which it"
+            " is served. auto: cost where there is a rate that can be met, else goodput.",
+        ),
+    ] = "auto",
+    explain: Annotated[
+        bool,
+        typer.Option("--explain", help="Say what binds each replica, what more GPUs would add, what was passed over."),
+    ] = False,
     output: opt.Output = None,
     json: opt.Json = False,
     quiet: opt.Quiet = False,
@@ -67,6 +83,7 @@ def serving(
             engine=loaded_engine,
             method=method,
             max_stages=max_stages,
+            objective=objective,
             budget=Budget(time_limit=time_limit, seed=seed, workers=workers, progress=progress),
         )
     from planner.report.serving import serving_report
@@ -76,6 +93,14 @@ def serving(
         result.plan,
         lambda: serving_report(result.plan, loaded_model, loaded_cluster, loaded_engine, searched=searched),
     )
+    if explain and not quiet:
+        if result.explanation is None:
+            warn(f"method {method} does not explain its plans")
+        else:
+            from planner.report.explain import explanation_report
+            from planner.report.terminal import console_for
+
+            console_for(stderr=True).print(explanation_report(result.explanation, result.plan, loaded_cluster))
     demand, served = workload.rate, result.plan.predicted["goodput"].value
     if demand is not None and served < demand * (1 - 1e-9):
         warn(

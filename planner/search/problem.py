@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
-from typing import Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, Literal, Protocol, TypeVar
 
 from planner.cluster import Cluster
 from planner.engine import EngineProfile
@@ -14,7 +14,14 @@ from planner.model import ModelSpec
 from planner.plan import Plan, TrainingJob
 from planner.workload import Workload
 
-__all__ = ["Budget", "Progress", "SearchResult", "Searcher", "ServingProblem", "TrainingProblem"]
+if TYPE_CHECKING:
+    from planner.search.explain import Explanation
+
+__all__ = ["Budget", "Progress", "SearchResult", "Searcher", "ServingObjective", "ServingProblem", "TrainingProblem"]
+
+# Requests/s within the SLO; USD/h, or GPUs, of a plan that serves the workload's rate; seconds per output token of one
+# that does. "auto" is the least cost where there is a rate that can be met, and else the greatest goodput.
+ServingObjective = Literal["auto", "goodput", "cost", "gpus", "tpot"]
 
 # Told what is being done, and the share of the whole that is done (0 to 1).
 Progress = Callable[[str, float], None]
@@ -30,6 +37,8 @@ class ServingProblem:
         What to place, where, under which engine, for whom.
     max_stages
         Most pipeline stages of a replica; None lets the method choose.
+    objective
+        What the plan is to be best at; see `ServingObjective`.
     """
 
     model: ModelSpec
@@ -37,6 +46,7 @@ class ServingProblem:
     engine: EngineProfile
     workload: Workload
     max_stages: int | None = None
+    objective: ServingObjective = "auto"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,11 +121,14 @@ class SearchResult(Generic[PlanT_co]):
         Wall time of the search. It lives here and not in the plan, which is the same every time.
     counts
         What was looked at, by name: ``{"templates": 656, "columns": 41}``.
+    explanation
+        Why the plan looks as it does, from methods that can tell.
     """
 
     plan: PlanT_co
     seconds: float
     counts: Mapping[str, int]
+    explanation: Explanation | None = None
 
 
 class Searcher(Protocol[ProblemT_contra, PlanT_co]):

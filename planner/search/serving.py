@@ -1,15 +1,14 @@
 """Serving by replica templates and a master integer program: the exact default.
 
-1. enumerate the stage kinds, and the sequences of them that a replica may be made of (`planner.search.templates`);
-2. price every template for the fastest links that it could get: the goodput that some layer split reaches, and one that
-   no split exceeds (`planner.search.template_pricer`);
-3. drop templates that another one matches with fewer GPUs;
-4. choose how many of each by an integer program that tiles real nodes (`planner.solvers.master`): least cost if the
-   demand can be met, greatest goodput otherwise;
-5. give every stage its GPUs and price the plan with the links it really got.
+1. enumerate the stage kinds, and the multisets of them that a replica may be made of (`planner.search.template_pool`);
+2. bound each by what its stages can hold and compute, whatever their order (`planner.search.template_caps`);
+3. choose how many of each by an integer program that tiles real nodes (`planner.solvers.master`): least cost if the
+   demand can be met, greatest goodput otherwise; what it chooses is priced with exact layer splits and the fastest
+   links that its stages could get, until it chooses priced templates alone (`planner.search.template_choice`);
+4. give every stage its GPUs and price the plan with the links it really got.
 
-The same program over the second goodput of step 2 bounds every plan of the family; the plan's own value comes from step
-5. The distance between the two is the certificate's gap.
+The program over the bounds bounds every plan of the family; the plan's own value comes from step 4. The distance
+between the two is the certificate's gap.
 """
 
 from __future__ import annotations
@@ -21,31 +20,34 @@ import numpy as np
 
 from planner.cost.prediction import PlacedStage, ServingPrediction
 from planner.cost.serving import BATCH_GRID, Demand
-from planner.errors import TimeLimitError
+from planner.errors import InputError, TimeLimitError
 from planner.plan import Certificate, ServingPlan, certify
+from planner.search.explain import Explanation, explain_bindings
 from planner.search.infeasible import explain_infeasible
+from planner.search.least_latency import search_least_tpot
 from planner.search.packing import StageGroup, pack
 from planner.search.problem import Budget, SearchResult, ServingProblem
 from planner.search.serving_plan import build_serving_plan
+from planner.search.template_choice import Choice, TemplateChooser
+from planner.search.template_pool import MOST_MULTISETS, MultisetPool, enumerate_multisets, orders
 from planner.search.template_pricer import TemplatePricer
-from planner.search.template_sweep import family, gpu_prices, price_all
 from planner.search.templates import StageKind, Templates, stage_kinds
-from planner.solvers.master import MasterProblem, MasterSolution, solve_max_value, solve_min_cost
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from planner.cost._types import Array, IntArray
-
-__all__ = ["search_templates"]
+__all__ = ["gpu_prices", "search_templates"]
 
 _MAX_STAGES: Final = 8  # longer pipelines are tried only where shorter ones cannot serve at all
 _LONG_STAGES: Final = 16
 _DEMAND_ROUNDS: Final = 4  # times that a plan is made for a demand which its real links may leave it short of
-_LEAST_SECONDS: Final = 0.5  # of a program, whatever the limit: the plans so far must not be thrown away
 _CLOSED: Final = 1e-4  # relative distance at which value and bound count as one, as solvers of integer programs do
+_AS_PROMISED: Final = 0.995  # of what templates promise with the fastest links; a plan that reaches it has good ones
+_PER_SECOND: Final = 2_000  # multisets that a second of the time limit buys
+_NEAREST: Final = 40  # multisets that are priced to say how far off an SLO is
 _METHOD: Final = (
-    "integer program over the bounds of all templates, each for its best layer split and fastest links (CP-SAT)"
+    "integer program over bounds of all templates, those it rests on priced for their best layer split and fastest"
+    " links (SCIP)"
 )
 
 
@@ -59,96 +61,77 @@ def search_templates(problem: ServingProblem, budget: Budget) -> SearchResult[Se
     TimeLimitError
         If the time limit passes before any replica that can serve is found.
     """
+    if problem.objective == "tpot":
+        return search_least_tpot(problem, budget, search_templates)
+    if problem.objective in {"cost", "gpus"} and problem.workload.rate is None:
+        raise InputError(
+            f"the objective {problem.objective} needs a rate to serve", expected="a rate", hint="--rate 5, say"
+        )
     kinds = stage_kinds(problem)
     if not kinds or not Demand.of(problem.workload, problem.engine).runs(np.array([BATCH_GRID[0]])).all():
         raise explain_infeasible(problem, kinds, None)
     pricer = TemplatePricer(problem, kinds)
     depths = (problem.max_stages,) if problem.max_stages else (_MAX_STAGES, _LONG_STAGES)
+    most = int(min(MOST_MULTISETS, _PER_SECOND * budget.time_limit))
     for depth in depths:
-        priced, complete = price_all(problem, pricer, kinds, depth, budget)
-        if (priced.rate_B > 0).any():
-            break
-        if not complete:
-            raise TimeLimitError(
-                f"none of the {len(priced.rate_B)} templates priced within {budget.time_limit:g} s can serve;"
-                " allow more time"
+        budget.report("bounding templates", 0.0)
+        pool = enumerate_multisets(problem, kinds, depth, most=most)
+        chooser = TemplateChooser(problem, kinds, pricer, pool, budget)
+        planner = _Planner(chooser, budget, depth=depth)
+        plan = planner.plan()
+        if plan is not None:
+            return SearchResult(
+                plan=plan,
+                seconds=time.monotonic() - budget.started,
+                counts=chooser.looked_at,
+                explanation=planner.explanation(plan),
             )
-    else:
-        raise explain_infeasible(problem, kinds, priced)
-    plan = _Planner(problem, kinds, pricer, priced, budget, depth=depth, complete=complete).plan()
-    return SearchResult(
-        plan=plan,
-        seconds=time.monotonic() - budget.started,
-        counts={"templates": len(priced.rate_B), "feasible": int((priced.rate_B > 0).sum())},
-    )
+    raise explain_infeasible(problem, kinds, _nearest(pricer, chooser))
 
 
-def _undominated(kinds: int, templates: Templates, value_B: Array) -> IntArray:
-    """Rows of the best template of each set of stages that no other matches with fewer of the same stages."""
-    count_BJ = _counts(templates, kinds)
-    best: dict[bytes, int] = {}
-    for row in np.lexsort((np.arange(len(value_B)), -value_B)):
-        if value_B[row] > 0:
-            best.setdefault(count_BJ[row].tobytes(), int(row))
-    rows = np.array(sorted(best.values()), dtype=int)
-    order = rows[np.lexsort((rows, count_BJ[rows].sum(axis=1), -value_B[rows]))]
-    front: list[int] = []
-    for row in order:
-        if not (count_BJ[front] <= count_BJ[row]).all(axis=1).any():
-            front.append(int(row))
-    return np.array(sorted(front), dtype=int)
+def gpu_prices(problem: ServingProblem) -> list[float]:
+    """Price of a GPU-hour of each class; 1 each where not all are known."""
+    known = [c.price_per_gpu_hour for c in problem.cluster.classes]
+    return [1.0 if None in known or price is None else price for price in known]
 
 
-def _counts(templates: Templates, kinds: int) -> IntArray:
-    return np.stack([(templates.kinds_BS == j).sum(axis=1) for j in range(kinds)], axis=1)
+def _nearest(pricer: TemplatePricer, chooser: TemplateChooser) -> Templates:
+    """Price the multisets that come closest to an SLO which none meets."""
+    rows = chooser.form.nearest(chooser.pool, _NEAREST)
+    pool = chooser.pool
+    sequences = [order for row in rows.tolist() for order in orders(pool.kind_MD[row], pool.count_MD[row])[:2]]
+    return pricer.price(sequences)
 
 
 class _Planner:
-    """Choose replicas from priced templates, place them, and say how good the plan is."""
+    """Place the chosen replicas, and say how good the plan is."""
 
-    def __init__(
-        self,
-        problem: ServingProblem,
-        kinds: Sequence[StageKind],
-        pricer: TemplatePricer,
-        priced: Templates,
-        budget: Budget,
-        *,
-        depth: int,
-        complete: bool,
-    ) -> None:
-        self._problem, self._kinds, self._budget, self._complete = problem, kinds, budget, complete
-        self._family = _in_words(problem, kinds, depth, complete=complete)
+    def __init__(self, chooser: TemplateChooser, budget: Budget, *, depth: int) -> None:
+        self._chooser, self._budget = chooser, budget
+        self._problem, self._kinds = chooser.problem, chooser.kinds
+        self._family = _in_words(self._problem, self._kinds, chooser.pool, depth)
+        self._chosen: Choice | None = None
         self._all_priced = not self._unpriced()
-        self._pool = pricer.polished(priced.take(_undominated(len(kinds), priced, priced.rate_B)))
-        best = priced.take(_undominated(len(kinds), priced, priced.bound_B))
-        self._master = self._program(self._pool, self._pool.rate_B)
-        self._relaxed = self._program(best, best.bound_B)
+        if self._problem.objective == "gpus":
+            self._all_priced = False
+        weight_C = gpu_prices(self._problem) if self._all_priced else [1.0] * len(self._problem.cluster.classes)
+        self._cost_J = np.array([weight_C[kind.node_class] * kind.tp for kind in self._kinds])
 
-    def _program(self, pool: Templates, value_T: Array) -> MasterProblem:
-        classes = self._problem.cluster.classes
-        weight_C = np.array(gpu_prices(self._problem))
-        count_TJ = _counts(pool, len(self._kinds))
-        class_J = np.array([k.node_class for k in self._kinds])
-        size_J = np.array([k.tp for k in self._kinds])
-        return MasterProblem(
-            value_T=value_T,
-            cost_T=(count_TJ * size_J * weight_C[class_J]).sum(axis=1),
-            chunks_TJ=count_TJ,
-            class_J=class_J,
-            size_J=size_J,
-            bin_size_C=np.array([c.gpus_per_node for c in classes]),
-            bins_C=np.array([len(c.nodes) for c in classes]),
+    def explanation(self, plan: ServingPlan) -> Explanation | None:
+        """Say why the plan looks as it does."""
+        if self._chosen is None:
+            return None
+        return Explanation(
+            bindings=explain_bindings(self._problem, plan),
+            price_C=tuple(float(price) for price in self._chosen.price_C),
+            alone_C=tuple(self._chooser.alone()),
+            alternatives=self._chosen.passed_over,
         )
 
-    def _limit(self) -> dict[str, float | int]:
-        """What a program may use: half of what is left, and enough for a small one in any case."""
-        return {"time_limit": max(self._budget.remaining() / 2, _LEAST_SECONDS), "seed": self._budget.seed}
-
-    def plan(self) -> ServingPlan:
-        """Meet the demand at least cost, or serve as much as possible."""
-        self._budget.report("choosing replicas", 0.0)
-        plan = self._cheapest() if self._problem.workload.rate is not None else None
+    def plan(self) -> ServingPlan | None:
+        """Meet the demand at least cost, or serve as much as possible; None where nothing can serve."""
+        wanted = self._problem.workload.rate is not None and self._problem.objective != "goodput"
+        plan = self._cheapest() if wanted else None
         if plan is None:
             plan = self._greatest()
         self._budget.report("choosing replicas", 1.0)
@@ -157,28 +140,34 @@ class _Planner:
     def _cheapest(self) -> ServingPlan | None:
         """Plan that meets the demand; None where the cluster cannot."""
         demand = target = self._problem.workload.rate or 0.0
+        floor, closed = 0.0, False
         for turn in range(_DEMAND_ROUNDS):
             try:
-                answer = solve_min_cost(self._master, target, **self._limit())  # type: ignore[arg-type]
+                choice = self._chooser.choose(self._chooser.master(self._cost_J, target))
             except TimeLimitError:
-                answer = None
-            if answer is None:
+                return None
+            if choice is None:
                 return None
             if turn == 0:
-                bound = solve_min_cost(self._relaxed, demand, **self._limit())  # type: ignore[arg-type]
-            value = float(self._master.cost_T @ answer.copies_T)
-            floor = bound.bound if bound is not None else 0.0
+                floor, closed = choice.bound, choice.proven
+            replicas = self._placed(choice)
+            value = sum(
+                float(self._cost_J[j]) * int(n)
+                for row, n in zip(choice.templates.kinds_BS, choice.copies_T, strict=True)
+                for j in row
+                if j >= 0
+            )
             certificate = certify(
                 objective="cost_per_hour" if self._all_priced else "gpus",
                 sense="min",
                 unit="USD/h" if self._all_priced else "GPUs",
                 value=value,
                 bound=min(floor, value),
-                proven=bound is not None and bound.proven and self._complete and value <= floor * (1 + _CLOSED),
+                proven=closed and value <= floor * (1 + _CLOSED),
                 method=f"{_METHOD}, demand as a constraint{self._unpriced()}",
                 family=self._family,
             )
-            plan = build_serving_plan(self._problem, self._placed(answer), certificate)
+            plan = build_serving_plan(self._problem, replicas, certificate)
             reached = plan.predicted["goodput"].value if "goodput" in plan.predicted else 0.0
             if reached >= demand * (1 - 1e-9):
                 return plan
@@ -188,13 +177,34 @@ class _Planner:
 
     def _unpriced(self) -> str:
         """Say why GPUs are counted instead of money."""
+        if self._problem.objective == "gpus":
+            return ""
         names = [c.name for c in self._problem.cluster.classes if c.price_per_gpu_hour is None]
         return f"; GPUs are counted, as {', '.join(names)} has no price_per_hour" if names else ""
 
-    def _greatest(self) -> ServingPlan:
+    def _greatest(self) -> ServingPlan | None:
         """Plan of greatest goodput; among equals, of least cost."""
-        best = solve_max_value(self._master, **self._limit())  # type: ignore[arg-type]
-        bound = solve_max_value(self._relaxed, **self._limit())  # type: ignore[arg-type]
+        master = self._chooser.master(self._cost_J)
+        choice = self._chooser.choose(master)
+        if choice is None:
+            return None
+        plan = self._greatest_of(choice, choice)
+        promised = float(choice.templates.rate_B @ choice.copies_T)
+        if _reached(plan) < promised * _AS_PROMISED:
+            # its links are slower than the fastest of their kind: try what needs fewer of them
+            for among_M in self._chooser.parts().values():
+                try:
+                    other = self._chooser.choose_among(master, among_M)
+                except TimeLimitError:
+                    break
+                if other is not None:
+                    candidate = self._greatest_of(other, choice)
+                    if _reached(candidate) > _reached(plan) * (1 + 1e-9):
+                        plan = candidate
+        return plan
+
+    def _greatest_of(self, chosen: Choice, choice: Choice) -> ServingPlan:
+        """Plan of a choice, within the bound of another."""
 
         def certificate(prediction: ServingPrediction) -> Certificate:
             value = prediction.figures["goodput"].value if "goodput" in prediction.figures else 0.0
@@ -203,40 +213,41 @@ class _Planner:
                 sense="max",
                 unit="requests/s",
                 value=value,
-                bound=max(bound.bound, value),
+                bound=max(choice.bound, value),
                 # a plan beyond the bound would prove that the bound is none
-                proven=bound.proven and self._complete and abs(value - bound.bound) <= _CLOSED * bound.bound,
+                proven=choice.proven and abs(value - choice.bound) <= _CLOSED * choice.bound,
                 method=_METHOD,
                 family=self._family,
             )
 
-        return build_serving_plan(self._problem, self._placed(best), certificate)
+        return build_serving_plan(self._problem, self._placed(chosen), certificate)
 
-    def _placed(self, answer: MasterSolution) -> list[list[PlacedStage]]:
+    def _placed(self, choice: Choice) -> list[list[PlacedStage]]:
         """Write each chosen copy with its GPUs, the fastest replicas first."""
-        pool, kinds = self._pool, self._kinds
-        order = np.lexsort((np.arange(len(answer.copies_T)), -pool.rate_B))
-        rows = [int(t) for t in order for _ in range(int(answer.copies_T[t]))]
+        self._chosen = self._chosen or choice
+        pool, kinds = self._chooser.polished(choice.templates), self._kinds
+        order = np.lexsort((np.arange(len(choice.copies_T)), -pool.rate_B))
+        rows = [int(t) for t in order for _ in range(int(choice.copies_T[t]))]
         groups = [[StageGroup(kinds[j].node_class, kinds[j].tp) for j in pool.kinds_BS[t] if j >= 0] for t in rows]
         placed = []
-        for t, stages in zip(rows, pack(self._problem.cluster, groups, answer.fills), strict=True):
+        for t, stages in zip(rows, pack(self._problem.cluster, groups, choice.fills), strict=True):
             bounds = pool.bounds_BS1[t]
             placed.append([PlacedStage(gpus, (int(bounds[s]), int(bounds[s + 1]))) for s, gpus in enumerate(stages)])
         return placed
 
 
-def _in_words(problem: ServingProblem, kinds: Sequence[StageKind], depth: int, *, complete: bool) -> str:
+def _reached(plan: ServingPlan) -> float:
+    return plan.predicted["goodput"].value if "goodput" in plan.predicted else 0.0
+
+
+def _in_words(problem: ServingProblem, kinds: Sequence[StageKind], pool: MultisetPool, depth: int) -> str:
     """What the bound covers."""
-    parts = [
-        f"pipelines of at most {stages} stages with {'one TP' if uniform else 'any TP per stage'}"
-        f" and at most {distinct} kinds of stages (node class, TP)"
-        for stages, distinct, uniform in family(problem, depth)
-    ]
+    uniform = problem.engine.tensor_parallel == "uniform"
     degrees = ", ".join(str(tp) for tp in sorted({kind.tp for kind in kinds}))
-    text = (
-        f"replicas within what {problem.engine.title} can be told, prefill and decode together:"
-        f" {' or '.join(parts)}; stages of one kind side by side in any order of kinds; TP {degrees}, on"
-        " neighbouring GPUs of a node; every contiguous layer split; decode batches on a grid with steps of at most"
-        " 6 %; every number of replicas that tiles the nodes"
+    mixed = "" if pool.complete else f" and at most {pool.most_kinds} kinds of stages (node class, TP)"
+    return (
+        f"replicas within what {problem.engine.title} can be told, prefill and decode together: pipelines of at most"
+        f" {depth} stages with {'one TP' if uniform else 'any TP per stage'}{mixed}; stages of one kind side by side in"
+        f" any order of kinds; TP {degrees}, on neighbouring GPUs of a node; every contiguous layer split; decode"
+        " batches on a grid with steps of at most 6 %; every number of replicas that tiles the nodes"
     )
-    return text if complete else f"{text}; of these only the shortest pipelines, as the time limit passed"

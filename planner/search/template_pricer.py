@@ -31,13 +31,16 @@ __all__ = ["TemplatePricer"]
 
 _CHUNK: Final = 1024  # templates priced at a time: bounds the size of the arrays
 _LOOSE: Final = 1.001  # a bound this close to the relaxation at the largest batch is not worth a scan
+_SLOWEST_WEIGHTS: Final = (1, 4)  # of the slowest stage against the sum, where both count
+_MOST_ROUNDS: Final = 5  # in which splits are looked for, each at another batch
+_NEAR: Final = 0.998  # of the bound; a plan this good is not improved on
 _MOST_SCANS: Final = 16  # steps of the grid, after which the looser bound has to do
 _MOST_MOVES: Final = 24  # layers that `polished` moves in turn
 _KINDS: Final[tuple[Iteration, ...]] = ("mean", "chunk", "full")
 
 
 class TemplatePricer:
-    """Prices batches of templates of one problem.
+    """Prices batches of templates of one problem, from the `tables` of its stage kinds.
 
     Parameters
     ----------
@@ -48,33 +51,40 @@ class TemplatePricer:
     """
 
     def __init__(self, problem: ServingProblem, kinds: Sequence[StageKind]) -> None:
-        self._tables = TemplateTables(problem, kinds)
+        self.tables = TemplateTables(problem, kinds)
 
     def price(self, sequences: Sequence[tuple[int, ...]]) -> Templates:
         """Price templates given as sequences of stage kinds."""
         parts = [self._price(sequences[i : i + _CHUNK]) for i in range(0, len(sequences), _CHUNK)]
         width = max(part.kinds_BS.shape[1] for part in parts)
-        return Templates.join([part.padded(width, self._tables.model.num_layers) for part in parts])
+        return Templates.join([part.padded(width, self.tables.model.num_layers) for part in parts])
 
     def _price(self, sequences: Sequence[tuple[int, ...]]) -> Templates:
         kinds_BS = np.full((len(sequences), max(len(q) for q in sequences)), -1)
         for row, sequence in enumerate(sequences):
             kinds_BS[row, : len(sequence)] = sequence
-        stack = Stack.of(self._tables, kinds_BS)
+        stack = Stack.of(self.tables, kinds_BS)
         bound_B, at_B, fits_B, light = self._bound(stack)
         rate_B = np.zeros(len(sequences))
         bounds_BS1 = np.full((len(sequences), kinds_BS.shape[1] + 1), -1)
-        rows = np.flatnonzero(at_B >= 0)
+        rows, top_B = np.flatnonzero(at_B >= 0), at_B.copy()
         if rows.size:
-            part = stack.take(rows)
-            for _ in range(2):  # splits made for the bound's batch, then for the batch that they reached
-                splits = self._splits(part, at_B[rows])
-                for split in splits:
-                    found_B, low_B = self._goodput(part, split, len(self._tables.grid_G))
+            low_B = np.full(len(sequences), -1)
+            # splits made for the bound's batch, then for the batch that they reached, then for larger ones
+            for turn in range(_MOST_ROUNDS):
+                part = stack.take(rows)
+                for split in self._splits(part, at_B[rows]):
+                    found_B, reached_B = self._goodput(part, split, len(self.tables.grid_G))
                     better = found_B > rate_B[rows]
                     rate_B[rows[better]] = found_B[better]
                     bounds_BS1[rows[better]] = split[better]
-                    at_B[rows[better]] = low_B[better]
+                    low_B[rows] = np.maximum(low_B[rows], reached_B)
+                short = rate_B[rows] < bound_B[rows] * _NEAR
+                tried = at_B[rows].copy()
+                at_B[rows] = low_B[rows] if turn == 0 else np.minimum(low_B[rows] + turn, top_B[rows])
+                rows = rows[(short | (turn == 0)) & (at_B[rows] >= 0) & (at_B[rows] != tried)]
+                if not rows.size:
+                    break
         return Templates(
             kinds_BS=kinds_BS,
             stages_B=stack.stages_B,
@@ -100,7 +110,7 @@ class TemplatePricer:
             That rate; its batch's position in the grid, -1 for none; whether the smallest load fits the memory, and its
             latencies, no split being faster.
         """
-        grid_G, output = self._tables.grid_G, self._tables.demand.output
+        grid_G, output = self.tables.grid_G, self.tables.demand.output
         fits_B, light = self._relaxed(stack, np.zeros(len(stack.stages_B), dtype=int))
         feasible_B = fits_B & self._meets(light)
         bound_B = np.where(feasible_B, light.rate_B, 0.0)
@@ -115,13 +125,10 @@ class TemplatePricer:
             bound_B[rows] = np.maximum(bound_B[rows], np.where(feasible, state.rate_B, 0.0))
             low_B[rows] = np.where(feasible, at, low_B[rows])
             high_B[rows] = np.where(feasible, high_B[rows], at)
+        best_B, next_B, scans = low_B.copy(), low_B - 1, 0
         ceiling_B = np.zeros(len(bound_B))
         rows = np.flatnonzero(low_B >= 0)
-        part = stack.take(rows)
-        _, state = self._relaxed(part, low_B[rows], memory=False)
-        slack_BS = self._tables.slack_JG[part.kinds, low_B[rows][:, None]]
-        ceiling_B[rows] = state.rate_B * np.where(part.present_BS, slack_BS, 1.0).max(axis=1)
-        best_B, next_B, scans = low_B.copy(), low_B - 1, 0
+        ceiling_B[rows] = self._unlimited(stack.take(rows), low_B[rows])
         while True:
             reachable_B = stack.stages_B * grid_G[np.maximum(next_B, 0)] / (output * light.tpot_B)
             loose_B = np.minimum(ceiling_B, reachable_B) > bound_B * _LOOSE
@@ -130,12 +137,20 @@ class TemplatePricer:
                 # what was not scanned reaches neither the ceiling nor the cycle of the lightest load
                 rest_B = np.where(next_B >= 0, np.minimum(ceiling_B, reachable_B), 0.0)
                 return np.maximum(bound_B, rest_B), best_B, fits_B, light
-            _, state = self._relaxed(stack.take(rows), next_B[rows])
+            part = stack.take(rows)
+            _, state = self._relaxed(part, next_B[rows])
             better = state.rate_B > bound_B[rows]
             bound_B[rows[better]] = state.rate_B[better]
             best_B[rows[better]] = next_B[rows[better]]
+            ceiling_B[rows] = np.minimum(ceiling_B[rows], self._unlimited(part, next_B[rows]))
             next_B[rows] -= 1
             scans += 1
+
+    def _unlimited(self, stack: Stack, at_B: IntArray) -> Array:
+        """Rate without memory that no smaller decode batch exceeds."""
+        _, state = self._relaxed(stack, at_B, memory=False)
+        slack_BS = self.tables.slack_JG[stack.kinds, at_B[:, None]]
+        return np.asarray(state.rate_B * np.where(stack.present_BS, slack_BS, 1.0).max(axis=1))
 
     def _relaxed(self, stack: Stack, at_B: IntArray, *, memory: bool = True) -> tuple[BoolArray, SteadyState]:
         """Latencies that no split of the layers beats at a decode batch, and whether any split fits the memory."""
@@ -161,7 +176,7 @@ class TemplatePricer:
 
     def _least_sum(self, stack: Stack, which: Iteration, at_B: IntArray, *, memory: bool) -> Array:
         """Least sum of the stage times; on stages of one kind every split has the same."""
-        tables = self._tables
+        tables = self.tables
         alike = tables.layer_BSL(stack, which, at_B, least=True)[:, 0].sum(axis=-1)
         total_B = alike + tables.fixed_BS(stack, which, at_B, least=True).sum(axis=-1)
         rows = np.flatnonzero(stack.mixed_B)
@@ -188,6 +203,8 @@ class TemplatePricer:
                 partition_layers(both, "bottleneck"),
                 partition_layers(costs["full"], "bottleneck"),
                 partition_layers(costs["mean"], "sum"),
+                # a token waits for the slowest stage as often as there are stages, or goes through all of them
+                *(partition_layers(costs["mean"], "pipeline", 1 + k * stack.stages_B) for k in _SLOWEST_WEIGHTS),
                 self._split(stack, "chunk", at_B, "sum"),
             ]
         return [part.bounds_BS1 for part in found]
@@ -207,7 +224,7 @@ class TemplatePricer:
     def _costs(
         self, stack: Stack, which: Iteration, at_B: IntArray, *, least: bool = False, memory: bool = True
     ) -> StageCosts:
-        tables = self._tables
+        tables = self.tables
         layer_BSL = tables.layer_BSL(stack, which, at_B, least=least)
         fixed_BS = tables.fixed_BS(stack, which, at_B, least=least)
         if not memory:
@@ -243,7 +260,7 @@ class TemplatePricer:
         best_B = np.zeros(len(bounds_BS1))
         rows = np.flatnonzero(bounds_BS1[:, 0] >= 0)
         part, bounds = stack.take(rows), bounds_BS1[rows]
-        for at in range(len(self._tables.grid_G)):
+        for at in range(len(self.tables.grid_G)):
             at_B = np.full(rows.size, at, dtype=int)
             fits_B = self._fits(part, bounds, at_B)
             if not fits_B.any():
@@ -254,7 +271,7 @@ class TemplatePricer:
 
     def polished(self, templates: Templates) -> Templates:
         """Move single layers between neighbouring stages as long as that helps, then try every decode batch."""
-        stack = Stack.of(self._tables, templates.kinds_BS)
+        stack = Stack.of(self.tables, templates.kinds_BS)
         bounds, rate_B = templates.bounds_BS1.copy(), templates.rate_B.copy()
         for _ in range(_MOST_MOVES):
             improved = False
@@ -267,7 +284,7 @@ class TemplatePricer:
                     rows = np.flatnonzero(legal)
                     if not rows.size:
                         continue
-                    found, _ = self._goodput(stack.take(rows), moved[rows], len(self._tables.grid_G))
+                    found, _ = self._goodput(stack.take(rows), moved[rows], len(self.tables.grid_G))
                     better = found > rate_B[rows] * (1 + 1e-9)
                     bounds[rows[better]], rate_B[rows[better]] = moved[rows[better]], found[better]
                     improved |= bool(better.any())
@@ -277,7 +294,7 @@ class TemplatePricer:
         return replace(templates, bounds_BS1=bounds, rate_B=rate_B, bound_B=np.maximum(templates.bound_B, rate_B))
 
     def _state(self, stack: Stack, bounds_BS1: IntArray, at_B: IntArray) -> SteadyState:
-        tables = self._tables
+        tables = self.tables
         one_hot = np.eye(len(tables.model.kinds), dtype=int)[tables.kind_of_layer]
         prefix = np.concatenate([np.zeros((1, one_hot.shape[1]), dtype=int), one_hot.cumsum(axis=0)])
         layers_BSK = np.diff(prefix[bounds_BS1], axis=1)
@@ -290,22 +307,22 @@ class TemplatePricer:
 
     def _wires(self, stack: Stack, at_B: IntArray) -> tuple[dict[Iteration, Array], Array]:
         """Seconds that each link is busy in each kind of iteration, and its latency."""
-        demand, batch_B = self._tables.demand, self._tables.grid_G[at_B]
+        demand, batch_B = self.tables.demand, self.tables.grid_G[at_B]
         tokens: dict[Iteration, Array] = {
             "mean": batch_B + demand.steady(batch_B),
             "chunk": batch_B + demand.chunk(batch_B),
             "full": batch_B + demand.room(batch_B),
         }
         return {
-            which: stack.per_byte_BS * hop_bytes(self._tables.model, t)[:, None] for which, t in tokens.items()
+            which: stack.per_byte_BS * hop_bytes(self.tables.model, t)[:, None] for which, t in tokens.items()
         }, stack.latency_BS
 
     def _steady(self, stack: Stack, at_B: IntArray, times: PipelineTimes) -> SteadyState:
-        tables = self._tables
+        tables = self.tables
         return steady_state(tables.demand, tables.first_token, tables.grid_G[at_B], stack.stages_B, times)
 
     def _fits(self, stack: Stack, bounds_BS1: IntArray, at_B: IntArray) -> BoolArray:
-        tables = self._tables
+        tables = self.tables
         memory_BSL = tables.memory_BSL(stack, at_B)
         prefix = np.concatenate([np.zeros((*memory_BSL.shape[:2], 1)), memory_BSL.cumsum(axis=-1)], axis=-1)
         ends = np.take_along_axis(prefix, bounds_BS1[:, 1:, None], axis=-1)[:, :, 0]
@@ -315,7 +332,7 @@ class TemplatePricer:
         return np.asarray((~stack.present_BS | (held_BS <= limit)).all(axis=-1))
 
     def _meets(self, state: SteadyState) -> BoolArray:
-        slo = self._tables.slo
+        slo = self.tables.slo
         tpot = np.inf if slo.tpot is None else slo.tpot
         ttft = np.finfo(float).max if slo.ttft is None else slo.ttft
         return np.asarray((state.tpot_B <= tpot) & (state.ttft_B <= ttft))

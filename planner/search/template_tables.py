@@ -69,8 +69,8 @@ class TemplateTables:
             first_JG={w: np.stack([t.first_G[w] for t in tables]) for w in which},
             last_JG={w: np.stack([t.last_G[w] for t in tables]) for w in which},
         )
-        self._least = self._times.envelope()
-        self.slack_JG = self._least.slack(self.grid_G)
+        self.least = self._times.envelope()
+        self.slack_JG = self.least.slack(self.grid_G)
         self.iteration = tables[0].iteration
         budgets = [
             memory_budget(engine, c.device.memory.value, serving_activation_bytes(model, engine, kind.tp))
@@ -86,9 +86,12 @@ class TemplateTables:
         self.tp_J = np.array([kind.tp for kind in kinds])
         self.class_J = np.array([kind.node_class for kind in kinds])
         self.node_size_J = np.array([c.gpus_per_node for c in classes])
-        self._inside_J = _links([c.intra_link for c in classes])
-        across = [_links([fastest_link(cluster, a.node_class, b.node_class) for b in kinds]) for a in kinds]
-        self._across_JJ = (np.stack([latency for latency, _ in across]), np.stack([byte for _, byte in across]))
+        self.inside_J = _links([c.intra_link for c in classes])
+        indices = range(len(cluster.classes))
+        fastest = [[fastest_link(cluster, a, b) if b >= a else None for b in indices] for a in indices]
+        between = [[fastest[min(a, b)][max(a, b)] or cluster.classes[a].intra_link for b in indices] for a in indices]
+        across = [_links([between[a.node_class][b.node_class] for b in kinds]) for a in kinds]
+        self.across_JJ = (np.stack([latency for latency, _ in across]), np.stack([byte for _, byte in across]))
 
     def hops(self, kinds_BS: IntArray) -> tuple[Array, Array, Array]:
         """Fastest links that a placement could give: latency and seconds per byte behind each stage, and the way back.
@@ -96,7 +99,7 @@ class TemplateTables:
         Stages of one class share a node for as many GPUs as it has, where that is faster than the network.
         """
         found = []
-        for inside_J, across_JJ in zip(self._inside_J, self._across_JJ, strict=True):
+        for inside_J, across_JJ in zip(self.inside_J, self.across_JJ, strict=True):
             target = np.zeros(kinds_BS.shape)
             held_B = self._tp_of(kinds_BS[:, 0])  # GPUs that the replica holds of the current node
             for s in range(kinds_BS.shape[1] - 1):
@@ -112,9 +115,9 @@ class TemplateTables:
             found.append(target)
         last_B = kinds_BS[np.arange(len(kinds_BS)), (kinds_BS >= 0).sum(axis=1) - 1]
         first_B = kinds_BS[:, 0]
-        back_B = self._across_JJ[0][last_B, first_B]
+        back_B = self.across_JJ[0][last_B, first_B]
         alike = self.class_J[last_B] == self.class_J[first_B]
-        back_B = np.where(alike, np.minimum(back_B, self._inside_J[0][first_B]), back_B)
+        back_B = np.where(alike, np.minimum(back_B, self.inside_J[0][first_B]), back_B)
         return found[0], found[1], np.where(kinds_BS[:, 1:2].max(axis=1, initial=-1) >= 0, back_B, 0.0)
 
     def _tp_of(self, kinds_B: IntArray) -> IntArray:
@@ -122,14 +125,14 @@ class TemplateTables:
 
     def fixed_BS(self, stack: Stack, which: Iteration, at_B: IntArray, *, least: bool = False) -> Array:
         """Seconds of each stage beside its layers; or no more than those of any larger decode batch."""
-        times = self._least if least else self._times
+        times = self.least if least else self._times
         kinds, at = stack.kinds, at_B[:, None]
         ends = stack.first_BS * times.first_JG[which][kinds, at] + stack.last_BS * times.last_JG[which][kinds, at]
         return np.where(stack.present_BS, self.iteration + ends, 0.0)
 
     def kind_BSK(self, stack: Stack, which: Iteration, at_B: IntArray, *, least: bool = False) -> Array:
         """Seconds of a layer of each kind on each stage; or no more than those of any larger decode batch."""
-        times = self._least if least else self._times
+        times = self.least if least else self._times
         return np.asarray(times.layer_JKG[which][stack.kinds, :, at_B[:, None]])
 
     def layer_BSL(self, stack: Stack, which: Iteration, at_B: IntArray, *, least: bool = False) -> Array:

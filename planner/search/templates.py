@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from planner.cost._types import Array, BoolArray, IntArray
     from planner.search.problem import ServingProblem
 
-__all__ = ["StageKind", "Templates", "enumerate_templates", "stage_kinds"]
+__all__ = ["StageKind", "Templates", "compositions", "enumerate_templates", "stage_kinds"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +133,7 @@ def enumerate_templates(
             if uniform and len({kinds[j].tp for j in group}) > 1:
                 continue
             for stages in range(chosen, most + 1):
-                for counts in _compositions(stages, chosen):
+                for counts in compositions(stages, chosen):
                     used = [0] * len(classes)
                     for j, n in zip(group, counts, strict=True):
                         used[kinds[j].node_class] += n * kinds[j].tp
@@ -143,8 +143,14 @@ def enumerate_templates(
                         yield tuple(group[i] for i in order for _ in range(counts[i]))
 
 
-def _compositions(total: int, parts: int) -> Iterator[tuple[int, ...]]:
-    """Ways to write a total as positive parts, in order."""
+def compositions(total: int, parts: int) -> Iterator[tuple[int, ...]]:
+    """Ways to write a total as positive parts, in order.
+
+    Examples
+    --------
+    >>> list(compositions(4, 2))
+    [(1, 3), (2, 2), (3, 1)]
+    """
     for cuts in combinations(range(1, total), parts - 1):
         edges = (0, *cuts, total)
         yield tuple(b - a for a, b in pairwise(edges))

@@ -5,8 +5,8 @@ and a size. Chunks of one class share its bins, and a chunk does not straddle tw
 divide one another and the bin, first-fit-decreasing always packs whatever fits in sum, so one capacity row per class
 suffices; elsewhere the program chooses packing patterns of whole bins.
 
-CP-SAT solves it with integer coefficients of our own making: values rounded up where they are a bound, down where they
-must be reached. One worker and a fixed seed, so the same program gives the same answer.
+The linear program over a large pool is solved by columns: a few templates at first, then those whose value exceeds what
+their room is worth. Any solver of integer programs does the rest (`planner.solvers.program`); by default SCIP.
 
 Legend: T template, J chunk kind, C class of bins.
 """
@@ -16,19 +16,31 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from planner.errors import SolverError, TimeLimitError
+from planner.errors import SolverError
+from planner.solvers.gscip import solve_gscip, solve_relaxation
+from planner.solvers.program import IntegerProgram, IntegerSolver
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["MasterProblem", "MasterSolution", "packs_by_sum", "patterns", "solve_max_value", "solve_min_cost"]
+__all__ = [
+    "Master",
+    "MasterProblem",
+    "MasterSolution",
+    "PoolRelaxation",
+    "packs_by_sum",
+    "patterns",
+    "solve_max_value",
+    "solve_min_cost",
+]
 
-_SCALE: Final = 1_000_000_000  # integer steps of the largest value
-_TIE: Final = 1024  # one step of cost outweighs this many copies; copies only break ties
+_TIE: Final = 1e-7  # of the objective: what breaks ties
+_MORE_COLUMNS: Final = 60  # added at a time
+_PRICED_OUT: Final = 1e-10  # of the objective; a column that would add less is not worth it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,13 +72,12 @@ class MasterProblem:
     @property
     def need_TC(self) -> NDArray[np.int64]:
         """Bin space that a copy takes of each class."""
-        need = np.zeros((len(self.value_T), len(self.bins_C)), dtype=int)
-        for j, c in enumerate(self.class_J):
-            need[:, c] += self.chunks_TJ[:, j] * self.size_J[j]
+        size_JC = self.size_J[:, None] * (self.class_J[:, None] == np.arange(len(self.bins_C)))
+        need: NDArray[np.int64] = (self.chunks_TJ.astype(float) @ size_JC).astype(np.int64)  # floats multiply faster
         return need
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class MasterSolution:
     """Copies of each template.
 
@@ -122,7 +133,9 @@ def patterns(sizes: list[int], bin_size: int) -> list[tuple[int, ...]]:
     return sorted(found, key=lambda counts: counts[::-1])
 
 
-def solve_max_value(problem: MasterProblem, *, time_limit: float, seed: int = 0) -> MasterSolution:
+def solve_max_value(
+    problem: MasterProblem, *, time_limit: float, seed: int = 0, solver: IntegerSolver = solve_gscip
+) -> MasterSolution:
     """Copies of greatest value; among equally good ones, of least cost.
 
     Raises
@@ -132,127 +145,230 @@ def solve_max_value(problem: MasterProblem, *, time_limit: float, seed: int = 0)
     SolverError
         If the solver fails.
     """
-    scale = _SCALE / float(problem.value_T.max())
-    up_T = np.ceil(problem.value_T * scale - 1e-9).astype(np.int64)
-    model, copies, chosen = _packing(problem)
-    model.maximize(sum(int(v) * x for v, x in zip(up_T, copies, strict=True)))
-    solver, status = _solve(model, time_limit, seed)
-    bound = solver.best_objective_bound / scale
-    best = int(solver.objective_value)
-    copies_T = np.array([solver.value(x) for x in copies], dtype=int)
-    if status != "OPTIMAL":
-        return MasterSolution(copies_T=copies_T, bound=bound, proven=False, fills=_fills(solver, chosen))
-    fills = _fills(solver, chosen)
-    # the same value for less
-    cheap_T = _cost_steps(problem)
-    model.add(sum(int(v) * x for v, x in zip(up_T, copies, strict=True)) >= best)
-    model.clear_objective()
-    model.minimize(sum(int(c) * x for c, x in zip(cheap_T, copies, strict=True)))
-    model.clear_hints()
-    for x, count in zip(copies, copies_T, strict=True):
-        model.add_hint(x, int(count))
-    try:
-        solver, _ = _solve(model, time_limit, seed)
-    except TimeLimitError:  # the first answer is as good, only dearer
-        return MasterSolution(copies_T=copies_T, bound=bound, proven=True, fills=fills)
-    copies_T = np.array([solver.value(x) for x in copies], dtype=int)
-    return MasterSolution(copies_T=copies_T, bound=bound, proven=True, fills=_fills(solver, chosen))
+    answer = Master(problem).best(problem.value_T, time_limit=time_limit, seed=seed, solver=solver)
+    if answer is None:
+        raise SolverError("a program that copies of nothing would solve has no solution")
+    return answer
 
 
-def solve_min_cost(problem: MasterProblem, demand: float, *, time_limit: float, seed: int = 0) -> MasterSolution | None:
+def solve_min_cost(
+    problem: MasterProblem, demand: float, *, time_limit: float, seed: int = 0, solver: IntegerSolver = solve_gscip
+) -> MasterSolution | None:
     """Copies of least cost whose value reaches a demand, or None if no choice reaches it.
 
     Among equally cheap ones, the fewest copies.
     """
-    scale = _SCALE / demand
-    # one copy needs not reach beyond the demand
-    down_T = np.floor(np.minimum(problem.value_T, demand) * scale + 1e-4).astype(np.int64)
-    model, copies, chosen = _packing(problem)
-    model.add(sum(int(v) * x for v, x in zip(down_T, copies, strict=True)) >= _SCALE)
-    cost_T = _cost_steps(problem)
-    model.minimize(sum(int(c) * x for c, x in zip(cost_T, copies, strict=True)))
-    try:
-        solver, status = _solve(model, time_limit, seed)
-    except _InfeasibleProgramError:
-        return None
-    copies_T = np.array([solver.value(x) for x in copies], dtype=int)
-    # the copies that break ties are in the objective; no choice has more of them than there is room
-    most = int((problem.bin_size_C * problem.bins_C).sum())
-    bound = max(0.0, (solver.best_objective_bound - most) / _TIE * _cost_step(problem))
-    return MasterSolution(copies_T=copies_T, bound=bound, proven=status == "OPTIMAL", fills=_fills(solver, chosen))
+    master = Master(problem, demand=demand)
+    return master.best(problem.value_T, time_limit=time_limit, seed=seed, solver=solver)
 
 
-class _InfeasibleProgramError(SolverError):
-    """The program has no solution."""
+class Master:
+    """The program over one pool of templates, whatever their values turn out to be.
+
+    With a demand it asks for the least cost of a value that reaches it, else for the greatest value. Ties break by a
+    share of the objective that is too small to matter: by cost, or by copies.
+
+    Parameters
+    ----------
+    problem
+        The pool; its values are not read.
+    demand
+        Value to be reached.
+    """
+
+    def __init__(self, problem: MasterProblem, *, demand: float | None = None) -> None:
+        self.problem, self.demand = problem, demand
+        need_TC = problem.need_TC
+        room_C = problem.bin_size_C * problem.bins_C
+        with np.errstate(divide="ignore"):
+            most_TC = np.where(need_TC > 0, room_C // np.maximum(need_TC, 1), np.iinfo(np.int64).max)
+        self.most_T = most_TC.min(axis=1)
+        self.most_T[need_TC.sum(axis=1) == 0] = 0
+        rows: list[NDArray[np.float64]] = [need_TC[:, c].astype(float) for c in range(len(room_C))]
+        limits = [float(room) for room in room_C]
+        ways: list[tuple[int, tuple[int, ...], tuple[int, ...], int]] = []  # class, sizes, counts, first row
+        used_J = problem.chunks_TJ.any(axis=0)
+        self._first_of: dict[int, int] = {}
+        for c in range(len(room_C)):
+            kinds = [j for j in np.flatnonzero(used_J) if problem.class_J[j] == c]
+            sizes = sorted({int(problem.size_J[j]) for j in kinds})
+            if not kinds or packs_by_sum(sizes, int(problem.bin_size_C[c])):
+                continue
+            first = self._first_of[c] = len(rows)
+            for size in sizes:
+                held = problem.chunks_TJ[:, [j for j in kinds if problem.size_J[j] == size]].sum(axis=1)
+                rows.append(held.astype(float))
+                limits.append(0.0)
+            rows.append(np.zeros(len(need_TC)))
+            limits.append(float(problem.bins_C[c]))
+            ways += [(c, tuple(sizes), way, first) for way in patterns(sizes, int(problem.bin_size_C[c]))]
+        self._ways = ways
+        self.rows_RT = np.stack(rows)
+        self._limit_R = np.array(limits)
+        extra = np.zeros((len(rows), len(ways)))
+        for w, (_, held_sizes, way, first) in enumerate(ways):
+            extra[first : first + len(held_sizes), w] = [-n for n in way]
+            extra[first + len(held_sizes), w] = 1.0
+        self._rows_RW = extra
+        self._most_W = np.array([float(problem.bins_C[c]) for c, *_ in ways])
+        self._whole_cost = float(problem.cost_T.max(initial=0.0)) * float(room_C.sum())
+
+    def program(self, value_T: NDArray[np.float64], columns: NDArray[np.int64]) -> IntegerProgram:
+        """Write the program over some of the templates, given the value of all; patterns follow the templates."""
+        rows = np.concatenate([self.rows_RT[:, columns], self._rows_RW], axis=1)
+        limit_R = self._limit_R
+        patterns_ = np.zeros(len(self._ways))
+        if self.demand is None:
+            gain = self._gain(value_T)[columns]
+        else:
+            gain = -self.problem.cost_T[columns] * (1 + _TIE) - self._tie()
+            # one copy needs not reach beyond the demand
+            reached = np.minimum(value_T[columns] / self.demand, 1.0)
+            rows = np.concatenate([rows, np.concatenate([-reached, patterns_])[None]])
+            limit_R = np.append(limit_R, -1.0)
+        return IntegerProgram(
+            gain_X=np.concatenate([gain, patterns_]),
+            rows_RX=rows,
+            limit_R=limit_R,
+            most_X=np.concatenate([self.most_T[columns].astype(float), self._most_W]),
+            whole_X=np.ones(len(columns) + len(self._ways), dtype=bool),
+        )
+
+    def _gain(self, value_T: NDArray[np.float64]) -> NDArray[np.float64]:
+        largest = float(value_T.max(initial=0.0))
+        scale = _TIE * largest / self._whole_cost if self._whole_cost else 0.0
+        return value_T - scale * self.problem.cost_T
+
+    def _tie(self) -> float:
+        return _TIE * float(self.problem.cost_T.max(initial=1.0)) / max(float(self.most_T.sum()), 1.0)
+
+    def worth(self, copies_T: NDArray[np.int64], reached_T: NDArray[np.float64], value_T: NDArray[np.float64]) -> float:
+        """Objective of a choice by what its copies reach, ties broken as in the program over other values."""
+        if self.demand is not None:
+            return float((-self.problem.cost_T * (1 + _TIE) - self._tie()) @ copies_T)
+        return float(reached_T @ copies_T + (self._gain(value_T) - value_T) @ copies_T)
+
+    def bound_of(self, gain: float, value_T: NDArray[np.float64]) -> float:
+        """Turn a bound on the program's objective into one on the value, or on the cost where there is a demand."""
+        if self.demand is None:
+            return gain + _TIE * float(value_T.max(initial=0.0))
+        return max(0.0, -gain / (1 + _TIE) - _TIE * float(self.problem.cost_T.max(initial=1.0)))
+
+    def relax(self, value_T: NDArray[np.float64], active: NDArray[np.int64]) -> PoolRelaxation | None:
+        """Solve the program without whole numbers over the whole pool, by columns; None if it has no solution.
+
+        Parameters
+        ----------
+        value_T
+            Value of every template; those of 0 are left out.
+        active
+            Templates to begin with.
+        """
+        able_T = (value_T > 0) & (self.most_T > 0)
+        active = np.unique(active[able_T[active]])
+        if self.demand is not None:  # begin with what can meet the demand at all
+            reach = np.argsort(-np.minimum(value_T * self.most_T, 1e300) * able_T, kind="stable")[:_MORE_COLUMNS]
+            active = np.unique(np.concatenate([active, reach[able_T[reach]]]))
+        gain_T = self._gain(value_T) if self.demand is None else -self.problem.cost_T * (1 + _TIE) - self._tie()
+        while True:
+            if not len(active):
+                return None
+            answer = solve_relaxation(self.program(value_T, active))
+            if answer is None:
+                missing = np.setdiff1d(np.flatnonzero(able_T), active)
+                if not missing.size:
+                    return None
+                # no prices: take what serves most for what it holds
+                share = value_T[missing] / self.problem.need_TC[missing].sum(axis=1)
+                active = np.union1d(active, missing[np.argsort(-share, kind="stable")[: 4 * _MORE_COLUMNS]])
+                continue
+            price_R = answer.price_R
+            paid_T = price_R[: len(self.rows_RT)] @ self.rows_RT
+            if self.demand is not None:
+                paid_T = paid_T - price_R[-1] * np.minimum(value_T / self.demand, 1.0)
+            reduced_T = np.where(able_T, gain_T - paid_T, -np.inf)
+            outside_T = reduced_T.copy()
+            outside_T[active] = -np.inf
+            worth = np.flatnonzero(outside_T > _PRICED_OUT * max(abs(answer.value), 1e-12))
+            if not worth.size:
+                return PoolRelaxation(
+                    value=answer.value,
+                    copies_T=_spread(answer.x_X[: len(active)], active, len(value_T)),
+                    reduced_T=reduced_T,
+                    price_C=self._class_prices(price_R),
+                    active=active[np.argsort(-reduced_T[active], kind="stable")[: 2 * _MORE_COLUMNS]],
+                )
+            best = worth[np.argsort(-outside_T[worth], kind="stable")[:_MORE_COLUMNS]]
+            active = np.union1d(active, best)
+
+    def _class_prices(self, price_R: NDArray[np.float64]) -> NDArray[np.float64]:
+        """What one more unit of each class's room is worth: by its row of room, or the row that counts its bins."""
+        price_C = price_R[: len(self.problem.bins_C)].copy()
+        for c, first in self._first_of.items():
+            sizes = len({int(s) for s in self.problem.size_J[(self.problem.class_J == c) & self._used_J]})
+            price_C[c] += price_R[first + sizes] / float(self.problem.bin_size_C[c])
+        return price_C
+
+    @property
+    def _used_J(self) -> NDArray[np.bool_]:
+        return np.asarray(self.problem.chunks_TJ.any(axis=0))
+
+    def best(
+        self,
+        value_T: NDArray[np.float64],
+        *,
+        time_limit: float,
+        seed: int = 0,
+        columns: NDArray[np.int64] | None = None,
+        solver: IntegerSolver = solve_gscip,
+    ) -> MasterSolution | None:
+        """Solve the program in whole numbers over some templates (None: all); None if it has no solution."""
+        chosen = np.arange(len(value_T)) if columns is None else columns
+        chosen = chosen[(value_T[chosen] > 0) & (self.most_T[chosen] > 0)]
+        if not len(chosen):
+            return None if self.demand is not None else MasterSolution(np.zeros(len(value_T), dtype=int), 0.0, True)
+        answer = solver(self.program(value_T, chosen), time_limit, seed)
+        if answer is None:
+            return None
+        copies_T = _spread(answer.x_X[: len(chosen)], chosen, len(value_T)).round().astype(int)
+        fills: dict[int, list[tuple[int, ...]]] = {c: [] for c in self._first_of}
+        for (c, sizes, way, _), n in zip(self._ways, answer.x_X[len(chosen) :], strict=True):
+            holds = tuple(size for size, k in zip(sizes, way, strict=True) for _ in range(k))
+            fills[c] += [holds] * round(float(n))
+        return MasterSolution(
+            copies_T=copies_T,
+            bound=self.bound_of(answer.bound, value_T),
+            proven=answer.proven,
+            fills={c: tuple(nodes) for c, nodes in fills.items()},
+        )
 
 
-def _cost_step(problem: MasterProblem) -> float:
-    """Size of one integer step of cost."""
-    return max(float(problem.cost_T.max()), 1e-12) / 1e8
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolRelaxation:
+    """The program without whole numbers, over a whole pool.
+
+    Parameters
+    ----------
+    value
+        Of the objective; no choice in whole numbers has more.
+    copies_T
+        The choice.
+    reduced_T
+        What one copy of a template adds to it, at most; never positive but at its most copies.
+    price_C
+        What one more unit of room in each class of bins would add.
+    active
+        Templates to begin with when it is solved again with other values.
+    """
+
+    value: float
+    copies_T: NDArray[np.float64]
+    reduced_T: NDArray[np.float64]
+    price_C: NDArray[np.float64]
+    active: NDArray[np.int64]
 
 
-def _cost_steps(problem: MasterProblem) -> NDArray[np.int64]:
-    steps: NDArray[np.int64] = np.floor(problem.cost_T / _cost_step(problem) + 1e-6).astype(np.int64)
-    return steps * _TIE + 1
-
-
-# For each class that needs them: the sizes of each pattern, and how many bins follow it.
-_Chosen = dict[int, list[tuple[tuple[int, ...], Any]]]
-
-
-def _packing(problem: MasterProblem) -> tuple[Any, list[Any], _Chosen]:
-    """CP-SAT model with one count per template, the rows that make them fit, and the patterns it may choose."""
-    from ortools.sat.python import cp_model
-
-    model = cp_model.CpModel()
-    need_TC = problem.need_TC
-    room_C = problem.bin_size_C * problem.bins_C
-    copies = []
-    chosen: _Chosen = {}
-    for t in range(len(problem.value_T)):
-        used = need_TC[t] > 0
-        most = int(np.min(room_C[used] // need_TC[t][used])) if used.any() else 0
-        copies.append(model.new_int_var(0, most, f"x{t}"))
-    for c, room in enumerate(room_C):
-        kinds = [j for j in range(len(problem.class_J)) if problem.class_J[j] == c and problem.chunks_TJ[:, j].any()]
-        sizes = [int(problem.size_J[j]) for j in kinds]
-        model.add(sum(int(n) * x for n, x in zip(need_TC[:, c], copies, strict=True) if n) <= int(room))
-        if not kinds or packs_by_sum(sizes, int(problem.bin_size_C[c])):
-            continue
-        order = sorted(range(len(kinds)), key=lambda i: sizes[i])
-        ways = patterns([sizes[i] for i in order], int(problem.bin_size_C[c]))
-        counts = [model.new_int_var(0, int(problem.bins_C[c]), f"y{c}_{p}") for p in range(len(ways))]
-        model.add(sum(counts) <= int(problem.bins_C[c]))
-        by_size = sorted(sizes)
-        chosen[c] = [
-            (tuple(size for size, n in zip(by_size, way, strict=True) for _ in range(n)), y)
-            for way, y in zip(ways, counts, strict=True)
-        ]
-        for position, i in enumerate(order):
-            chunks = problem.chunks_TJ[:, kinds[i]]
-            offered = sum(way[position] * y for way, y in zip(ways, counts, strict=True))
-            model.add(sum(int(n) * x for n, x in zip(chunks, copies, strict=True) if n) <= offered)
-    return model, copies, chosen
-
-
-def _fills(solver: Any, chosen: _Chosen) -> dict[int, tuple[tuple[int, ...], ...]]:
-    """Write the chosen patterns bin by bin."""
-    return {c: tuple(sizes for sizes, y in ways for _ in range(solver.value(y))) for c, ways in chosen.items()}
-
-
-def _solve(model: Any, time_limit: float, seed: int) -> tuple[Any, str]:
-    from ortools.sat.python import cp_model
-
-    solver = cp_model.CpSolver()
-    solver.parameters.num_workers = 1
-    solver.parameters.random_seed = seed
-    solver.parameters.max_time_in_seconds = max(time_limit, 0.05)
-    solver.parameters.relative_gap_limit = 0.0
-    status = solver.solve(model)
-    if status == cp_model.INFEASIBLE:
-        raise _InfeasibleProgramError("the master program has no solution")
-    if status == cp_model.UNKNOWN:
-        raise TimeLimitError(f"no choice of replicas was found within {time_limit:.2g} s; allow more time")
-    if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
-        raise SolverError(f"the master program ended with {solver.status_name(status)}")
-    return solver, solver.status_name(status)
+def _spread(x: NDArray[np.float64], columns: NDArray[np.int64], size: int) -> NDArray[np.float64]:
+    whole = np.zeros(size)
+    whole[columns] = x
+    return whole
