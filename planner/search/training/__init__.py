@@ -1,0 +1,1 @@
+"""Exact search over heterogeneous pipelines, on arrays: knows neither models nor clusters."""
