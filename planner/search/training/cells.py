@@ -33,8 +33,8 @@ _BEAM_WIDE, _BEAM_NARROW = 150, 6000
 # An interval worth less than this share of the bound is narrow.
 _NARROW: Final = 0.02
 _SLACK: Final = 1e-12
-# Cells kept before the search only goes on with those it has.
-_DIVES: Final = 12
+# Graphs that are searched for a good plan as soon as they are opened.
+_DIVES: Final = 24
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -246,19 +246,36 @@ def _open(search: _Search, cell: _Cell) -> Iterator[_Cell]:
         sync=(0, len(values.sync) - 1),
         update=(0, len(values.update) - 1),
     )
-    edges = graph.edges.take(graph.edges.relaxed_E)
-    low, high = 0, len(values.peak) - 1
+    fixed = _fixed(search, whole)
+    if math.isfinite(search.enough) and graph.microbatches > 1:
+        most = (search.enough - fixed) / (graph.microbatches - 1) + values.peak[0]
+        high = int(np.searchsorted(values.peak, most, side="right")) - 1
+        if high < 0:
+            return
+        whole = replace(whole, peak=(0, high))
+    edges = _allowed(search, whole)
+    edges = edges.take(edges.relaxed_E)
+    low, high = whole.peak
     if not may_be_afforded(graph, edges):
         return
-    while low < high:
-        middle = (low + high) // 2
+    precise = _NARROW / 4 * max(cell.bound, 1e-300)
+    while low < high and (graph.microbatches - 1) * (values.peak[high] - values.peak[low]) > precise:
+        middle = _middle(values.peak, low, high)
         if may_be_afforded(graph, edges.take(edges.peak_E <= values.peak[middle])):
             high = middle
         else:
             low = middle + 1
     tightened = _bounded(search, replace(whole, peak=(low, whole.peak[1])))
     if tightened is not None:
+        if search.counts["graphs"] <= 2 and tightened.bound < search.enough:
+            _dive(search, tightened)
         yield tightened
+
+
+def _middle(array: Array, low: int, high: int) -> int:
+    """Last position in the lower half of an interval, by value."""
+    middle = int(np.searchsorted(array, (array[low] + array[high]) / 2, side="right")) - 1
+    return min(max(middle, low), high - 1)
 
 
 def _fixed(search: _Search, cell: _Cell) -> float:
@@ -299,8 +316,7 @@ def _labels(search: _Search, cell: _Cell, beam: int, limit: float) -> tuple[floa
     """Search a cell by labels; return the least sum, and whether that is exact."""
     graph = search.graphs[cell.graph]
     prices = np.array(cell.prices_K)
-    spread = directions(len(prices)) * (prices @ graph.counts_K + 1e-9) / np.maximum(graph.counts_K, 1)
-    price_XK = np.concatenate([prices[None], np.zeros((1, len(prices))), prices[None] * 0.5, prices[None] * 2, spread])
+    price_XK = prices * np.array([1.0, 0.0, 0.5, 2.0])[:, None]
     peak = float(search.of(cell.graph).peak[cell.peak[1]])
     found = least_sum(graph, _allowed(search, cell), price_XK, peak=peak, limit=limit, beam=beam)
     search.counts["label_searches"] += 1
@@ -313,13 +329,16 @@ def _dive(search: _Search, cell: _Cell) -> None:
     """Look for a good plan of a graph: the shortest bottleneck that labels reach, at some limits of gradient sync."""
     values = search.of(cell.graph)
     syncs = len(values.sync) - 1
-    for share in (1.0, 0.5, 0.2, 0.05):
+    for share in (1.0, 0.5, 0.25, 0.12, 0.06, 0.03):
         sync = (0, max(0, int(np.searchsorted(values.sync, share * values.sync[-1], side="right")) - 1))
         if share < 1.0 and sync[1] == syncs:
             continue
         low, high = cell.peak
-        while low < high and not search.late():
-            middle = (low + high) // 2
+        high = min(high, int(np.searchsorted(values.peak, 4 * values.peak[low])))
+        precise = _NARROW / 4 * cell.bound
+        rounds = max(search.graphs[cell.graph].microbatches - 1, 1)
+        while low < high and not search.late() and rounds * (values.peak[high] - values.peak[low]) > precise:
+            middle = _middle(values.peak, low, high)
             part = _bounded(search, replace(cell, peak=(cell.peak[0], middle), sync=sync, bound=0.0))
             if part is None or part.peak[1] < middle:
                 low = middle + 1
@@ -365,8 +384,7 @@ def _split(search: _Search, cell: _Cell) -> list[_Cell]:
         which = next(name for name in spans if getattr(cell, name)[0] < getattr(cell, name)[1])
     low, high = getattr(cell, which)
     array: Array = getattr(values, which)
-    middle = int(np.searchsorted(array, (array[low] + array[high]) / 2, side="right")) - 1
-    middle = min(max(middle, low), high - 1)
+    middle = _middle(array, low, high)
     children = []
     for part in ((low, middle), (middle + 1, high)):
         changed = {which: part}

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from planner.search.training.lagrange import potentials_SXN
+from planner.search.training.lagrange import directions, potentials_SXN
 from planner.search.training.stage_graph import Edges, Stage, StageGraph
 from planner.search.training.transport import assign
 
@@ -31,7 +31,7 @@ ENDLESS: Final = 10**9
 _BITS: Final = 6
 _CLASSES_A_COLUMN: Final = 10
 # Wholes of a search that are looked at one by one.
-_WHOLES: Final = 4000
+_WHOLES: Final = 500
 _SLACK: Final = 1e-12
 
 
@@ -95,8 +95,14 @@ def least_sum(graph: StageGraph, edges: Edges, price_XK: Array, *, peak: float, 
     if not len(edges):
         return nothing
     relaxed = edges.take(edges.relaxed_E)
+    # prices on the sum, and prices alone: what these prove to be unaffordable no sum makes good
+    alone_XK = directions(len(graph.counts_K)) / np.maximum(graph.counts_K, 1)
+    scale_X = np.repeat([1.0, 0.0], [len(price_XK), len(alone_XK)])
+    price_XK = np.concatenate([price_XK, alone_XK])
+    limit_X = np.where(scale_X > 0, limit, _SLACK * 1e3)
     paid_XC = graph.prices_C(price_XK)
-    ahead_SXN = potentials_SXN(graph, relaxed, relaxed.total_E + paid_XC[:, relaxed.class_E])
+    weight_XE = scale_X[:, None] * relaxed.total_E + paid_XC[:, relaxed.class_E]
+    ahead_SXN = potentials_SXN(graph, relaxed, weight_XE)
     budget_X = price_XK @ graph.counts_K
     types, flexible = len(graph.counts_K), np.flatnonzero(graph.flexible_C)
     columns = -(-len(flexible) // _CLASSES_A_COLUMN)
@@ -118,12 +124,14 @@ def least_sum(graph: StageGraph, edges: Edges, price_XK: Array, *, peak: float, 
     history, wholes, exact, kept = [step], [], True, 0
     most = min(graph.max_stages, graph.num_layers)
     for s in range(1, most + 1):
-        grown = _grow(graph, edges, step, first_N, mark_CY, paid_XC, ahead_SXN[s], budget_X, s, peak, limit)
+        grown = _grow(graph, edges, step, first_N, mark_CY, paid_XC, ahead_SXN[s], budget_X, s, peak, scale_X, limit_X)
         if grown is None:
             break
         step = _distinct(grown, width)
         if int((step.node_L > 0).sum()) > beam:
-            promise_L = (step.total_L + step.price_XL + ahead_SXN[s][:, step.node_L] - budget_X[:, None]).max(axis=0)
+            priced = scale_X > 0
+            promise_XL = step.price_XL[priced] + ahead_SXN[s][priced][:, step.node_L] - budget_X[priced, None]
+            promise_L = step.total_L + promise_XL.max(axis=0)
             promise_L = np.where(step.node_L == 0, -np.inf, promise_L)
             order = np.sort(np.argsort(promise_L, kind="stable")[: beam + int((step.node_L == 0).sum())])
             exact &= len(order) == len(step.node_L)
@@ -166,7 +174,8 @@ def _grow(
     budget_X: Array,
     s: int,
     peak: float,
-    limit: float,
+    scale_X: Array,
+    limit_X: Array,
 ) -> _Step | None:
     """Put a stage in front of every label, where that may become a good whole."""
     open_L = np.flatnonzero((step.node_L > 0) & (first_N[step.node_L + 1] > first_N[step.node_L]))
@@ -188,8 +197,8 @@ def _grow(
     start, c = edges.start_E[edge], edges.class_E[edge]
     alive = np.ones(len(label), dtype=bool)
     for x in range(len(budget_X)):
-        bound = total + step.price_XL[x, label] + paid_XC[x, c] + ahead_XN[x, start] - budget_X[x]
-        alive &= bound < limit
+        bound = scale_X[x] * total + step.price_XL[x, label] + paid_XC[x, c] + ahead_XN[x, start] - budget_X[x]
+        alive &= bound < limit_X[x]
     label, edge, total, use, start, c = label[alive], edge[alive], total[alive], use[alive], start[alive], c[alive]
     if not len(label):
         return None

@@ -16,7 +16,7 @@ import numpy as np
 from planner.search.training.stage_graph import Edges, StageGraph
 
 if TYPE_CHECKING:
-    from planner.cost._types import Array
+    from planner.cost._types import Array, IntArray
 
 __all__ = ["best_prices", "directions", "may_be_afforded", "potentials_SXN", "suffixes_SXN"]
 
@@ -29,12 +29,13 @@ def suffixes_SXN(graph: StageGraph, edges: Edges, weight_XE: Array) -> Array:
     most = min(graph.max_stages, graph.num_layers)
     least = np.full((most + 1, X, N), np.inf)
     least[0, :, N - 1] = 0.0
+    shallow = int(edges.depth_E.min(initial=most))
     for s in range(1, most + 1):
-        rows = np.flatnonzero(edges.depth_E >= s)
-        if not len(rows):
+        rows: slice | IntArray = slice(None) if s <= shallow else np.flatnonzero(edges.depth_E >= s)
+        if not len(edges.depth_E[rows]):
             break
         start = edges.start_E[rows]
-        first = np.flatnonzero(np.diff(start, prepend=-1))
+        first = _first_of_each(start)
         reach = weight_XE[:, rows] + least[s - 1][:, edges.end_E[rows]]
         least[s][:, start[first]] = np.minimum.reduceat(reach, first, axis=1)
         if not np.isfinite(least[s]).any():
@@ -53,10 +54,15 @@ def potentials_SXN(graph: StageGraph, edges: Edges, weight_XE: Array) -> Array:
         if not len(rows):
             continue
         end = edges.end_E[rows]
-        first = np.flatnonzero(np.diff(end, prepend=-1))
+        first = _first_of_each(end)
         reach = weight_XE[:, rows] + least[s + 1][:, edges.start_E[rows]]
         least[s][:, end[first]] = np.minimum.reduceat(reach, first, axis=1)
     return least
+
+
+def _first_of_each(sorted_E: IntArray) -> IntArray:
+    """Where each value of a sorted array first stands."""
+    return np.concatenate([[0], 1 + np.flatnonzero(sorted_E[1:] != sorted_E[:-1])])
 
 
 def _by_start(edges: Edges) -> Edges:
@@ -71,7 +77,7 @@ def _bounds_X(graph: StageGraph, edges: Edges, price_XK: Array, scale: float) ->
 
 def directions(types: int) -> Array:
     """Price vectors that point evenly everywhere."""
-    steps = {1: 1, 2: 12, 3: 6}.get(types, 3)
+    steps = {1: 1, 2: 8, 3: 4}.get(types, 3)
     grid = [one for one in product(range(steps + 1), repeat=types) if sum(one) == steps]
     return np.asarray(grid, dtype=float) / steps
 

@@ -117,6 +117,8 @@ class StageGraph:
         Seconds on top of every iteration.
     max_stages
         Most stages.
+    bounding_C
+        Classes that bounds need: another is never cheaper than one of these in time and GPUs alike. None: all.
     label
         What the caller wants to recognise it by.
     """
@@ -135,6 +137,7 @@ class StageGraph:
     hops: Hops = field(default_factory=Hops)
     constant: float = 0.0
     max_stages: int = 16
+    bounding_C: BoolArray | None = None
     label: object = None
 
     @property
@@ -173,8 +176,8 @@ class StageGraph:
         N, hops = self.num_layers + 1, self.hops
         order = np.arange(N)
         possible = np.isfinite(self.peak_CNN) & (self.depth_CNN > 0) & (order[:, None] < order)
-        affordable_C = (self.use_CK <= self.counts_K).all(axis=1)
-        possible &= affordable_C[:, None, None]
+        if self.bounding_C is None:  # else what no budget affords may stand for others in bounds
+            possible &= (self.use_CK <= self.counts_K).all(axis=1)[:, None, None]
         c, i, j = np.nonzero(possible)
         rank_NC = [np.searchsorted(levels, self.end_CN[:, n]) for n, levels in enumerate(self.levels_N)]
         rank_CN = np.stack(rank_NC, axis=1).astype(np.int64)
@@ -200,7 +203,7 @@ class StageGraph:
             sync_E=self.sync_CNN[c, i, j],
             update_E=self.update_CNN[c, i, j],
             depth_E=np.minimum(self.depth_CNN[c, i, j], self.max_stages),
-            relaxed_E=more == 0,
+            relaxed_E=(more == 0) & (True if self.bounding_C is None else self.bounding_C[c]),
         )
         return found.take(np.lexsort((found.level_E, found.class_E, found.start_E, found.end_E)))
 
