@@ -31,7 +31,9 @@ __all__ = ["Answer", "search_graphs"]
 # Labels per step while cells are wide, and once they are narrow.
 _BEAM_WIDE, _BEAM_NARROW = 150, 6000
 # An interval worth less than this share of the bound is narrow.
-_NARROW: Final = 0.02
+_NARROW: Final = 0.15
+# Precision of a first look.
+_PRECISE: Final = 0.005
 _SLACK: Final = 1e-12
 # Graphs that are searched for a good plan as soon as they are opened.
 _DIVES: Final = 24
@@ -258,7 +260,7 @@ def _open(search: _Search, cell: _Cell) -> Iterator[_Cell]:
     low, high = whole.peak
     if not may_be_afforded(graph, edges):
         return
-    precise = _NARROW / 4 * max(cell.bound, 1e-300)
+    precise = _PRECISE * max(cell.bound, 1e-300)
     while low < high and (graph.microbatches - 1) * (values.peak[high] - values.peak[low]) > precise:
         middle = _middle(values.peak, low, high)
         if may_be_afforded(graph, edges.take(edges.peak_E <= values.peak[middle])):
@@ -335,7 +337,7 @@ def _dive(search: _Search, cell: _Cell) -> None:
             continue
         low, high = cell.peak
         high = min(high, int(np.searchsorted(values.peak, 4 * values.peak[low])))
-        precise = _NARROW / 4 * cell.bound
+        precise = _PRECISE * cell.bound
         rounds = max(search.graphs[cell.graph].microbatches - 1, 1)
         while low < high and not search.late() and rounds * (values.peak[high] - values.peak[low]) > precise:
             middle = _middle(values.peak, low, high)

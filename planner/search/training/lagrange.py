@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["best_prices", "directions", "may_be_afforded", "potentials_SXN", "suffixes_SXN"]
 
-_ROUNDS: Final = 4
+_ROUNDS: Final = 3
 
 
 def suffixes_SXN(graph: StageGraph, edges: Edges, weight_XE: Array) -> Array:
@@ -129,7 +129,7 @@ def best_prices(graph: StageGraph, edges: Edges, prices_K: Array | None, enough:
     value, at = float(value_X[best]), price_XK[best]
     floor_K = max(abs(value), 1e-12) * 0.05 / counts_K if np.isfinite(value) else np.zeros(types)
     factor = 2.0
-    for _ in range(_ROUNDS):
+    for _ in range(_ROUNDS if prices_K is None else 2):
         if not np.isfinite(value) or value >= enough:
             break
         moves = np.concatenate([np.eye(types), -np.eye(types), np.ones((1, types)), -np.ones((1, types))])
