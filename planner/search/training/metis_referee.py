@@ -34,7 +34,15 @@ if TYPE_CHECKING:
     from planner.cost._types import Array
     from planner.search.problem import Budget
 
-__all__ = ["MetisGpu", "MetisJob", "MetisProfile", "MetisReplicas", "MetisStage", "metis_graphs", "search_metis_referee"]
+__all__ = [
+    "MetisGpu",
+    "MetisJob",
+    "MetisProfile",
+    "MetisReplicas",
+    "MetisStage",
+    "metis_graphs",
+    "search_metis_referee",
+]
 
 _GIGA: Final = 1e3 * 2.0**20 / 1e9  # bytes/s that count as one byte/s of bandwidth
 

@@ -227,9 +227,7 @@ def _graph(
     within = {pair for one in mixed for pair in one}  # alone they may be too many, and still bound a mixed stage
     for c, one in enumerate(classes):
         each = np.array([dict(one).get(name, 0) for name in types], dtype=np.int64)
-        if one not in mixed and (
-            len(one) > 1 or (one[0] not in within and degree * one[0][1] > job.gpus[one[0][0]])
-        ):
+        if one not in mixed and (len(one) > 1 or (one[0] not in within and degree * one[0][1] > job.gpus[one[0][0]])):
             continue
         rows.append(c)
         use.append(degree * each if len(one) == 1 else 0 * each)

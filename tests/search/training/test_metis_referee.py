@@ -36,7 +36,11 @@ def random_job(seed: int) -> MetisJob:
     need = float(profiles["fast", 1, 1].memory_L.sum())
     gpus = {
         name: MetisGpu(
-            count=n, per_node=4, memory=need * float(rng.uniform(*room)), intra=46e9, inter=float(rng.choice([1e9, 1e10]))
+            count=n,
+            per_node=4,
+            memory=need * float(rng.uniform(*room)),
+            intra=46e9,
+            inter=float(rng.choice([1e9, 1e10])),
         )
         for name, n, room in (("fast", counts[0], (0.5, 1.5)), ("slow", counts[1], (0.2, 0.7)))
     }
@@ -101,9 +105,7 @@ def _repaired(job: MetisJob, names: list[str], groups: tuple[int, ...], B: int) 
         found = math.inf
         for inner in combinations(range(1, L), S - 1):
             bounds = (0, *inner, L)
-            stages = [
-                ((bounds[s], bounds[s + 1]), names[s], groups[s] // tps[s], tps[s]) for s in range(S)
-            ]
+            stages = [((bounds[s], bounds[s + 1]), names[s], groups[s] // tps[s], tps[s]) for s in range(S)]
             found = min(found, price(job, stages, B))
         if math.isfinite(found):
             return found

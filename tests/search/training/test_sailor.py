@@ -35,7 +35,7 @@ def best_of_two_stages(job: SailorJob) -> float:
         cuts = [((0, L),), *(((0, cut), (cut, L)) for cut in range(1, L))]
         for layers in cuts:
             for chosen in product(groups, repeat=len(layers)):
-                used = {name: 0 for name in job.gpus}
+                used = dict.fromkeys(job.gpus, 0)
                 for group in chosen:
                     for one in group:
                         used[one.device] += one.count * one.tp
@@ -86,6 +86,4 @@ def test_what_cannot_be() -> None:
     with pytest.raises(InputError, match="was not measured on"):
         search_sailor(SailorJob(tables=tables, gpus={"h100_sxm": 4}, memory={"h100_sxm": 8e10}, batch=8), Budget())
     with pytest.raises(InfeasibleError, match="does not fit"):
-        search_sailor(
-            SailorJob(tables=tables, gpus={"v100_sxm_16": 1}, memory={"v100_sxm_16": 4e9}, batch=8), Budget()
-        )
+        search_sailor(SailorJob(tables=tables, gpus={"v100_sxm_16": 1}, memory={"v100_sxm_16": 4e9}, batch=8), Budget())
