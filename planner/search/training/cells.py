@@ -111,7 +111,7 @@ class _Search:
     @property
     def enough(self) -> float:
         """Bound at which a cell is closed."""
-        return self.seconds * (1.0 - self.tolerance) if math.isfinite(self.seconds) else math.inf
+        return self.seconds / (1.0 + self.tolerance) if math.isfinite(self.seconds) else math.inf
 
     def late(self) -> bool:
         return time.monotonic() >= self.deadline
@@ -172,7 +172,7 @@ def search_graphs(
         if report is not None and math.isfinite(search.seconds):
             report("closing cells", min(1.0, (bound - first) / max(search.enough - first, 1e-300)))
         if cell.peak[1] < 0:
-            cells = _open(search, cell)
+            cells = list(_open(search, cell))
         else:
             if len(dived) < _DIVES and cell.graph not in dived:
                 dived.add(cell.graph)

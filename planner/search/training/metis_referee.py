@@ -1,10 +1,10 @@
 """Plans under Metis' published cost, with every stage priced, both links read and memory counted per GPU.
 
-``T = (B - 1) max t + sum t + B f + max u + max d + sum p + B g`` for B microbatches of the whole batch: ``t`` the layers
-of a stage on its slowest replica; ``f`` what the last stage's profile has beyond its layers; ``u = 2 opt / tp`` times the
-stage's share of the layers; ``d = 2 (dp - 1) / dp`` of its parameters over the data-parallel group's slowest link; ``p``
-its output, in elements, over the link to the next stage; ``g`` the generation of a microbatch. Bandwidths count
-1.048576e9 bytes/s per GB/s, as the formula does. A GPU holds the sum of its layers' memory.
+``T = (B - 1) max t + sum t + B f + max u + max d + sum p + B g`` for B microbatches of the whole batch: ``t`` the
+layers of a stage on its slowest replica; ``f`` what the last stage's profile has beyond its layers; ``u = 2 opt / tp``
+times the stage's share of the layers; ``d = 2 (dp - 1) / dp`` of its parameters over the data-parallel group's slowest
+link; ``p`` its output, in elements, over the link to the next stage; ``g`` the generation of a microbatch. Bandwidths
+count 1.048576e9 bytes/s per GB/s, as the formula does. A GPU holds the sum of its layers' memory.
 
 A stage's TP groups stay inside nodes; its gradients cross nodes where it has more GPUs than one. Stages are taken to
 be on different nodes where there are several.
@@ -226,6 +226,6 @@ def search_metis_referee(
             "no plan fits the GPUs' memory" if answer.closed else f"no plan within {budget.time_limit:g} s",
             hint="profiles with a higher TP or a smaller microbatch",
         )
-    microbatches, classes = graphs[answer.graph].label  # type: ignore[misc]
+    microbatches, classes = graphs[answer.graph].label
     stages = tuple(MetisStage((i, j), classes[c]) for c, i, j in answer.path)
     return stages, microbatches, answer

@@ -289,7 +289,7 @@ def search_sailor(job: SailorJob, budget: Budget, *, tolerance: float = 1e-3) ->
         raise InfeasibleError(f"{job.tables.model} does not fit {dict(job.gpus)}, or no plan was found in time")
     graph = graphs[answer.graph]
     types = sorted(job.gpus)
-    size, degree, classes = graph.label  # type: ignore[misc]
+    size, degree, classes = graph.label
     flexible = [s for s, (c, _, _) in enumerate(answer.path) if graph.flexible_C[c]]
     room_K = graph.counts_K - sum((graph.use_CK[c] for c, _, _ in answer.path), np.zeros(len(types), dtype=np.int64))
     replicas = np.full(len(flexible), degree, dtype=np.int64)
@@ -300,7 +300,7 @@ def search_sailor(job: SailorJob, budget: Budget, *, tolerance: float = 1e-3) ->
         if s in flexible and split is not None:
             counts = {name: int(n) for name, n in zip(types, split[flexible.index(s)], strict=True) if n}
         else:
-            counts = dict.fromkeys(members, degree)
+            counts = dict.fromkeys(members, int(degree))
         replicas_of = tuple(SailorReplica(name, members[name], n) for name, n in sorted(counts.items()))
         stages.append(SailorStage((start, end), replicas_of))
     price = sailor_price(job.tables, stages, microbatch=size, batch=job.batch, zone=job.zone)

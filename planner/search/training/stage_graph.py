@@ -16,10 +16,11 @@ Legend: C class, K GPU type, N layer boundary (number of layers + 1), E edge.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -138,12 +139,12 @@ class StageGraph:
     constant: float = 0.0
     max_stages: int = 16
     bounding_C: BoolArray | None = None
-    label: object = None
+    label: Any = None
 
     @property
     def num_layers(self) -> int:
         """Layers of the model."""
-        return self.peak_CNN.shape[1] - 1
+        return int(self.peak_CNN.shape[1]) - 1
 
     @cached_property
     def flexible_C(self) -> BoolArray:
@@ -175,9 +176,9 @@ class StageGraph:
         """All stages that may be, with every promise of the boundary before them."""
         N, hops = self.num_layers + 1, self.hops
         order = np.arange(N)
-        possible = np.isfinite(self.peak_CNN) & (self.depth_CNN > 0) & (order[:, None] < order)
+        possible: BoolArray = np.isfinite(self.peak_CNN) & (self.depth_CNN > 0) & (order[:, None] < order)
         if self.bounding_C is None:  # else what no budget affords may stand for others in bounds
-            possible &= (self.use_CK <= self.counts_K).all(axis=1)[:, None, None]
+            possible &= np.asarray((self.use_CK <= self.counts_K).all(axis=1))[:, None, None]
         c, i, j = np.nonzero(possible)
         rank_NC = [np.searchsorted(levels, self.end_CN[:, n]) for n, levels in enumerate(self.levels_N)]
         rank_CN = np.stack(rank_NC, axis=1).astype(np.int64)
@@ -234,8 +235,7 @@ class StageGraph:
         """
         hops, last = self.hops, len(path) - 1
         bound_s = [
-            max(float(self.end_CN[a[0], a[2]]), float(self.end_CN[b[0], b[1]]))
-            for a, b in zip(path[:-1], path[1:], strict=True)
+            max(float(self.end_CN[a[0], a[2]]), float(self.end_CN[b[0], b[1]])) for a, b in itertools.pairwise(path)
         ]
         before_S = np.array([0.0, *bound_s])
         before_S[last] *= hops.last if last else 1.0

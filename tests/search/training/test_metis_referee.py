@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from itertools import combinations, permutations, product
+from itertools import combinations, pairwise, permutations, product
 
 import numpy as np
 import pytest
@@ -72,7 +72,7 @@ def price(job: MetisJob, stages: list[tuple[tuple[int, int], str, int, int]], B:
         d.append(2 * (dp - 1) / dp * job.parameters_L[first:end].sum() / tp / (link / 1e9 * GIB_PER_S))
         p.append(share * job.sequence_length * job.hidden / (gpu.inter / 1e9 * GIB_PER_S))
         beyond = one.beyond
-    hop = sum(max(a, b) for a, b in zip(p[:-1], p[1:], strict=True))
+    hop = sum(max(a, b) for a, b in pairwise(p))
     return (B - 1) * max(t) + sum(t) + B * beyond + max(u) + max(d) + hop + B * job.generation
 
 
@@ -134,7 +134,7 @@ def check(job: MetisJob, stages: tuple[MetisStage, ...], microbatches: int) -> N
     """Every layer once, GPUs enough, memory on each, the whole batch."""
     spans = [stage.layers for stage in stages]
     assert spans[0][0] == 0 and spans[-1][1] == len(job.parameters_L)
-    assert all(a[1] == b[0] for a, b in zip(spans[:-1], spans[1:], strict=True))
+    assert all(a[1] == b[0] for a, b in pairwise(spans))
     used = dict.fromkeys(job.gpus, 0)
     for stage in stages:
         assert sum(one.count * one.share for one in stage.replicas) >= job.batch // microbatches

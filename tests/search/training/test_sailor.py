@@ -62,7 +62,7 @@ def test_equals_every_plan_of_two_stages() -> None:
 def test_one_type_of_128_is_sailors_own_plan() -> None:
     """0.4175 iterations a second, which Sailor finds too; here nothing beats it by more than 0.1 %."""
     plan = search_sailor(job(128, 0, 1024), Budget(time_limit=120.0))
-    assert plan.answer.closed and plan.answer.gap <= 1.002e-3
+    assert plan.answer.closed and plan.answer.gap <= 1e-3 * (1 + 1e-9)
     assert 1.0 / plan.seconds == pytest.approx(0.4175, abs=1e-4)
 
 
