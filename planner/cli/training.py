@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -12,8 +13,6 @@ __all__ = ["training"]
 
 
 def training(
-    model: opt.ModelName,
-    cluster: opt.ClusterName,
     global_batch_size: Annotated[
         int,
         typer.Option(
@@ -36,6 +35,46 @@ def training(
             rich_help_panel="Job",
         ),
     ],
+    model: opt.ModelName = "",
+    cluster: opt.ClusterName = "",
+    metis_hostfile: Annotated[
+        Path | None,
+        typer.Option(
+            "--metis-hostfile",
+            metavar="FILE",
+            help="Nodes as Metis has them, '<address> slots=<GPUs>' a line; with the next two instead of --model"
+            " and --cluster.",
+            rich_help_panel="Metis' inputs",
+        ),
+    ] = None,
+    metis_clusterfile: Annotated[
+        Path | None,
+        typer.Option(
+            "--metis-clusterfile",
+            metavar="FILE",
+            help="JSON by address: instance_type, inter_bandwidth, intra_bandwidth, memory.",
+            rich_help_panel="Metis' inputs",
+        ),
+    ] = None,
+    metis_profiles: Annotated[
+        Path | None,
+        typer.Option(
+            "--metis-profiles",
+            metavar="FOLDER",
+            help="Profiles DeviceType.<GPU>_tp<TP>_bs<size>.json.",
+            rich_help_panel="Metis' inputs",
+        ),
+    ] = None,
+    hidden_size: Annotated[
+        int | None,
+        typer.Option(
+            "--hidden-size",
+            min=1,
+            metavar="NUMBER",
+            help="Width of the activations between stages, which the profiles do not say.",
+            rich_help_panel="Metis' inputs",
+        ),
+    ] = None,
     engine: opt.EngineName = "megatron",
     zero: Annotated[
         int,
@@ -65,6 +104,30 @@ def training(
 
     [dim]planner training -m llama-2-7b -c a100-v100-t4-32 --global-batch-size 256 --seq-len 2048 -o plan.json[/dim]
     """
+    if metis_hostfile or metis_clusterfile or metis_profiles:
+        if not (metis_hostfile and metis_clusterfile and metis_profiles and hidden_size):
+            raise typer.BadParameter(
+                "--metis-hostfile, --metis-clusterfile, --metis-profiles and --hidden-size go together"
+            )
+        from planner.cli.metis_inputs import plan_metis_inputs
+
+        plan_metis_inputs(
+            metis_hostfile,
+            metis_clusterfile,
+            metis_profiles,
+            batch=global_batch_size,
+            sequence_length=seq_len,
+            hidden=hidden_size,
+            max_stages=max_stages,
+            time_limit=time_limit,
+            output=output,
+            json=json,
+            quiet=quiet,
+        )
+        return
+    for option, value in (("--model", model), ("--cluster", cluster)):
+        if not value:
+            raise typer.BadParameter("is missing", param_hint=option)
     from planner.cli import inputs
     from planner.cli.output import PlanSink, search_progress, searched_in_words
 

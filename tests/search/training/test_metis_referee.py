@@ -1,0 +1,158 @@
+"""The exact search under Metis' formula, on generated profiles: never worse than plans made by its own rules."""
+
+from __future__ import annotations
+
+import math
+from itertools import combinations, pairwise, permutations, product
+
+import numpy as np
+import pytest
+
+from planner.errors import InfeasibleError
+from planner.search.problem import Budget
+from planner.search.training.metis_referee import (
+    MetisGpu,
+    MetisJob,
+    MetisProfile,
+    MetisStage,
+    search_metis_referee,
+)
+
+GIB_PER_S = 1e3 * 2.0**20
+
+
+def random_job(seed: int) -> MetisJob:
+    """Two GPU types, the second some times slower and smaller; profiles at TP 1, 2 and 4, microbatches 1 and 2."""
+    rng = np.random.default_rng(seed)
+    L = int(rng.integers(4, 9))
+    base_L, bytes_L = rng.uniform(5e-3, 3e-2, L), rng.uniform(1e8, 4e8, L)
+    profiles = {}
+    for device, slower in (("fast", 1.0), ("slow", float(rng.uniform(1.5, 4.0)))):
+        for tp, share in product((1, 2, 4), (1, 2)):
+            time_L = base_L * slower * share / tp**0.8
+            memory_L = bytes_L * 8 / tp + 3e8 * share / tp
+            profiles[device, tp, share] = MetisProfile(time_L, memory_L, float(rng.uniform(0, 2e-3)))
+    counts = [(4, 4), (8, 4), (4, 8)][rng.integers(3)]
+    need = float(profiles["fast", 1, 1].memory_L.sum())
+    gpus = {
+        name: MetisGpu(
+            count=n,
+            per_node=4,
+            memory=need * float(rng.uniform(*room)),
+            intra=46e9,
+            inter=float(rng.choice([1e9, 1e10])),
+        )
+        for name, n, room in (("fast", counts[0], (0.5, 1.5)), ("slow", counts[1], (0.2, 0.7)))
+    }
+    return MetisJob(
+        gpus=gpus,
+        profiles=profiles,
+        parameters_L=bytes_L,
+        optimizer=0.039,
+        generation=2e-4,
+        batch=16,
+        sequence_length=1024,
+        hidden=2048,
+    )
+
+
+def price(job: MetisJob, stages: list[tuple[tuple[int, int], str, int, int]], B: int) -> float:
+    """The formula in scalars, for homogeneous stages (layers, type, dp, tp); infinite where it does not fit."""
+    L, t, u, d, p, beyond = len(job.parameters_L), [], [], [], [], 0.0
+    for (first, end), device, dp, tp in stages:
+        share, rest = divmod(job.batch // B, dp)
+        if rest or (device, tp, share) not in job.profiles:
+            return math.inf
+        one, gpu = job.profiles[device, tp, share], job.gpus[device]
+        if one.memory_L[first:end].sum() > gpu.memory:
+            return math.inf
+        link = gpu.intra if dp * tp <= gpu.per_node else gpu.inter
+        t.append(one.time_L[first:end].sum())
+        u.append(2 * job.optimizer / tp * (end - first) / L)
+        d.append(2 * (dp - 1) / dp * job.parameters_L[first:end].sum() / tp / (link / 1e9 * GIB_PER_S))
+        p.append(share * job.sequence_length * job.hidden / (gpu.inter / 1e9 * GIB_PER_S))
+        beyond = one.beyond
+    hop = sum(max(a, b) for a, b in pairwise(p))
+    return (B - 1) * max(t) + sum(t) + B * beyond + max(u) + max(d) + hop + B * job.generation
+
+
+def by_metis_rules(job: MetisJob) -> float:
+    """Best plan by its rules: types in every order, groups of powers of two, TP only where memory asks for it.
+
+    Layers are handed out by the stages' speeds; where that does not fit, every other cut is tried.
+    """
+    L, best = len(job.parameters_L), math.inf
+    for order in permutations(job.gpus):
+        ranks = [name for name in order for _ in range(job.gpus[name].count)]
+        for S in range(1, min(L, 4) + 1):
+            for groups in product((1, 2, 4, 8, 16), repeat=S):
+                if sum(groups) != len(ranks):
+                    continue
+                ends = np.cumsum(groups)
+                types = [set(ranks[end - n : end]) for n, end in zip(groups, ends, strict=True)]
+                if any(len(kinds) > 1 for kinds in types):
+                    continue
+                names = [kinds.pop() for kinds in types]
+                for B in (b for b in range(1, job.batch + 1) if job.batch % b == 0):
+                    best = min(best, _repaired(job, names, groups, B))
+    return best
+
+
+def _repaired(job: MetisJob, names: list[str], groups: tuple[int, ...], B: int) -> float:
+    L, S = len(job.parameters_L), len(groups)
+    tps = [1] * S
+    while True:
+        found = math.inf
+        for inner in combinations(range(1, L), S - 1):
+            bounds = (0, *inner, L)
+            stages = [((bounds[s], bounds[s + 1]), names[s], groups[s] // tps[s], tps[s]) for s in range(S)]
+            found = min(found, price(job, stages, B))
+        if math.isfinite(found):
+            return found
+        wider = [s for s in range(S) if 2 * tps[s] <= min(4, groups[s])]
+        if not wider:
+            return math.inf
+        tightest = min(wider, key=lambda s: (job.gpus[names[s]].memory * tps[s], s))
+        tps[tightest] *= 2
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_never_worse_than_its_rules(seed: int) -> None:
+    job = random_job(seed)
+    theirs = by_metis_rules(job)
+    try:
+        stages, microbatches, answer = search_metis_referee(job, Budget())
+    except InfeasibleError:
+        assert math.isinf(theirs)
+        return
+    assert answer.closed and answer.gap == 0
+    assert answer.seconds <= theirs * (1 + 1e-9)
+    check(job, stages, microbatches)
+
+
+def check(job: MetisJob, stages: tuple[MetisStage, ...], microbatches: int) -> None:
+    """Every layer once, GPUs enough, memory on each, the whole batch."""
+    spans = [stage.layers for stage in stages]
+    assert spans[0][0] == 0 and spans[-1][1] == len(job.parameters_L)
+    assert all(a[1] == b[0] for a, b in pairwise(spans))
+    used = dict.fromkeys(job.gpus, 0)
+    for stage in stages:
+        assert sum(one.count * one.share for one in stage.replicas) >= job.batch // microbatches
+        for one in stage.replicas:
+            used[one.device] += one.count * one.tp
+            profile = job.profiles[one.device, one.tp, one.share]
+            assert profile.memory_L[slice(*stage.layers)].sum() <= job.gpus[one.device].memory
+    assert all(used[name] <= job.gpus[name].count for name in used)
+
+
+def test_its_rules_find_something() -> None:
+    theirs = [by_metis_rules(random_job(seed)) for seed in range(8)]
+    assert sum(map(math.isfinite, theirs)) >= 3
+
+
+def test_a_slower_network_between_nodes_is_read() -> None:
+    from dataclasses import replace
+
+    job = random_job(3)
+    slow = replace(job, gpus={name: replace(gpu, inter=1e6) for name, gpu in job.gpus.items()})
+    assert search_metis_referee(slow, Budget())[2].seconds > search_metis_referee(job, Budget())[2].seconds
