@@ -34,7 +34,7 @@ def test_matrix_products_meet_measured_rows(dtype: str) -> None:
         tokens = table["m"][rows].astype(float)
         time = ops.gemm(tokens, n, k, dtype, "bf16") - start + facts.floor  # type: ignore[arg-type]
         missed.append(np.abs(time / table["seconds"][rows] - 1))
-    # these rows are powers of two of tokens, where 8-bit kernels change their tiles: the surface passes between both sides
+    # rows at powers of two, where 8-bit kernels change their tiles: the surface passes between both sides
     assert float(np.concatenate(missed).mean()) < (1.5 if dtype == "bf16" else 2.0) * facts.error
 
 
