@@ -60,7 +60,7 @@ CASES = {
     "slo-too-tight": Case(3, "TPOT of 100.0 us", "try: ", tpot="100 us"),
     "engine-unknown": Case(4, "unknown engine 'vlm'", "try: vllm", engine="vlm"),
     "engine-of-training": Case(3, "megatron", engine="megatron"),
-    "method-unknown": Case(4, "unknown search method 'magic'", "expected: one of templates", method="magic"),
+    "method-unknown": Case(4, "unknown search method 'magic'", "expected: one of ", method="magic"),
     "layout-unknown": Case(4, "'strange'", "expected: ", trace="azure-conv-2023", layout="strange"),
     "no-requests-left": Case(4, "within 2 tokens", "expected: ", trace="azure-conv-2023", drop_longer_than="2"),
 }
