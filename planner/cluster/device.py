@@ -48,8 +48,9 @@ class DeviceProfile(BaseModel):
     flops
         Peak dense FLOP/s by format: no sparsity, accumulation in fp32 where the hardware has a choice.
         A format that is missing has no units of its own on this GPU.
-    link
-        Name of the link between GPUs of one node, where a cluster says nothing else.
+    link, link_domain
+        Name of the link between GPUs of one node, where a cluster says nothing else, and how many GPUs such a link
+        joins at most: 72 in one rack of GB200.
     pcie
         Name of its host link.
     power
@@ -76,6 +77,7 @@ class DeviceProfile(BaseModel):
     memory_bandwidth: Annotated[Quantity, quantity_in("bandwidth")]
     flops: dict[Dtype, Annotated[Quantity, quantity_in("flops")]] = Field(min_length=1)
     link: str
+    link_domain: int = Field(default=8, ge=1)
     pcie: str | None = None
     power: Quantity | None = None
     price_per_hour: Quantity | None = None

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from planner.cost.bands import served_error
-from planner.cost.closed_loop import Loads, LoopModel
+from planner.cost.closed_loop import LoopModel
 from planner.cost.host_times import HostTimes
 from planner.cost.iteration_tables import IterationTables
 from planner.cost.load_pattern import LoadPattern
+from planner.cost.loads import Loads
 from planner.cost.node_replica import node_replica
 from planner.cost.parallelism import ReplicaParallelism
 from planner.errors import InputError, UnsupportedError

@@ -1,8 +1,8 @@
-"""A replica inside one node of equal GPUs, layers split as its engine does where it is told nothing."""
+"""A replica of equal GPUs that one link joins, layers split as its engine does where it is told nothing."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,10 +21,7 @@ if TYPE_CHECKING:
     from planner.model import ModelSpec
     from planner.workload import Workload
 
-__all__ = ["GPUS_PER_NODE", "node_replica"]
-
-GPUS_PER_NODE: Final = 8
-"""GPUs that are taken to share the device's own link."""
+__all__ = ["node_replica"]
 
 
 def node_replica(
@@ -53,8 +50,8 @@ def node_replica(
         If it spans nodes, does not divide the model, or the engine cannot split it.
     """
     gpus = parallelism.gpus * pp
-    if gpus > GPUS_PER_NODE:
-        raise UnsupportedError(f"{gpus} GPUs span nodes of {GPUS_PER_NODE}, and nothing says what connects these")
+    if gpus > device.link_domain:
+        raise UnsupportedError(f"{gpus} GPUs span nodes of {device.link_domain}, and nothing says what connects these")
     fault = tensor_parallel_fault(model, parallelism.tp, parallelism) or parallelism.fault(model)
     if fault is not None:
         raise UnsupportedError(fault)

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from planner.cluster import DeviceProfile
-from planner.cost.closed_loop import ClosedLoop, Loads, LoopModel
+from planner.cost.closed_loop import ClosedLoop, LoopModel
 from planner.cost.host_times import HostTimes
 from planner.cost.iteration_tables import IterationTables
 from planner.cost.load_pattern import LoadPattern
+from planner.cost.loads import Loads
 from planner.cost.node_replica import node_replica
 from planner.cost.parallelism import ReplicaParallelism
 from planner.cost.replica import ReplicaPricer

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from planner.cost.closed_loop import Loads
 from planner.cost.host_times import HostTimes
+from planner.cost.loads import Loads
 
 if TYPE_CHECKING:
     from planner.cost._types import Array
