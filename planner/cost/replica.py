@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Operation", "PipelineStage", "ReplicaPricer", "Shortfall"]
 
+_FINER: Final = 513  # decode batches between two of a grid, twice: the batch that reaches a rate to six digits
 _HEAVY: Final = 0.1  # share of the time below which a kernel's provenance does not colour the whole
 
 
@@ -132,6 +133,7 @@ class ReplicaPricer:
     ) -> None:
         self.model, self.engine, self.workload, self.stages = model, engine, workload, tuple(stages)
         self.ranks = stages[0].ranks
+        self._on_grid: tuple[Demand, EngineProfile, SteadyState, list[StageTable]] | None = None
         demand = Demand.of(workload, engine)
         # every rank of data-parallel attention fills an iteration of its own, and all go through it together
         self.demand = replace(demand, budget=demand.budget * self.ranks)
@@ -270,10 +272,16 @@ class ReplicaPricer:
         ttft = np.finfo(float).max if slo.ttft is None else slo.ttft
         return np.asarray(fits & (state.tpot_B <= (slo.tpot or math.inf)) & (state.ttft_B <= ttft))
 
+    def _state_on_grid(self) -> tuple[SteadyState, list[StageTable]]:
+        """State over all decode batches of the grid, computed once for a demand under an engine."""
+        if self._on_grid is None or self._on_grid[0] is not self.demand or self._on_grid[1] is not self.engine:
+            self._on_grid = self.demand, self.engine, *self._state(np.asarray(BATCH_GRID, dtype=float))
+        return self._on_grid[2:]
+
     def goodput(self) -> Operation | Shortfall:
         """Highest rate within the SLO over the grid of decode batches, or what stands in the way."""
         grid = np.asarray(BATCH_GRID, dtype=float)
-        state, tables = self._state(grid)
+        state, tables = self._state_on_grid()
         feasible = self.feasible(state, grid)
         if not feasible.any():
             return self._shortfall(state)
@@ -282,16 +290,15 @@ class ReplicaPricer:
 
     def at_rate(self, rate: float) -> Operation:
         """Operate at a rate that the replica can serve: the smallest decode batch that reaches it."""
-        batch = np.asarray(BATCH_GRID, dtype=float)
-        low = 0.0
-        for _ in range(5):
-            state, tables = self._state(batch)
-            reached = state.rate_B >= rate * (1 - 1e-12)
-            at = int(np.argmax(reached)) if reached.any() else len(batch) - 1
-            low = float(batch[at - 1]) if at else low
-            answer = self._operation(batch, state, tables, at)
-            batch = np.linspace(low, float(batch[at]), 33)[1:]
-        return answer
+        batch_G, low = np.asarray(BATCH_GRID, dtype=float), 0.0
+        for finer in (2, 1, 0):
+            state, tables = self._state_on_grid() if finer == 2 else self._state(batch_G)
+            reached_G = state.rate_B >= rate * (1 - 1e-12)
+            at = int(np.argmax(reached_G)) if reached_G.any() else len(batch_G) - 1
+            low = float(batch_G[at - 1]) if at else low
+            if finer:
+                batch_G = np.linspace(low, float(batch_G[at]), _FINER)[1:]
+        return self._operation(batch_G, state, tables, at)
 
     def _operation(self, batch_G: Array, state: SteadyState, tables: list[StageTable], at: int) -> Operation:
         error, provenance = self._band(tables, at, chunk=False)
