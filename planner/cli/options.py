@@ -264,7 +264,7 @@ Workers = Annotated[
         "--workers",
         metavar="NUMBER",
         min=1,
-        help="Processes to spread over; the plan is the same.",
+        help="Processes to spread over, for methods that do; the plan is the same.",
         rich_help_panel=_SEARCH,
     ),
 ]
