@@ -39,20 +39,25 @@ def silicon_rows() -> list[Row]:
 def fit_servers() -> FitFile:
     data = serving.SiliconData.of(silicon_rows())
     folds = serving.cross_validate(data)
-    ttft_B, tpot_B = serving.left_out(data, folds)
     output_B = np.array([one.output for one in data.rows], dtype=float)
-    figures = {
-        "ttft": (ttft_B, data.ttft_B),
-        "tpot": (tpot_B, data.tpot_B),
-        "e2e": (ttft_B + output_B * tpot_B, data.ttft_B + output_B * data.tpot_B),
-    }
     experts_B = np.array([any(kind.experts for kind in one.served.setting.model.kinds) for one in data.rows])
     parts = {"all": np.ones(len(data.rows), dtype=bool), "dense": ~experts_B, "experts": experts_B}
-    errors = [
-        left_out_errors(part, figure, predicted_B, measured_B, data.group_B, among_B)
-        for part, among_B in parts.items()
-        for figure, (predicted_B, measured_B) in figures.items()
-    ]
+
+    def errors(ttft_B: np.ndarray, tpot_B: np.ndarray, group_B: np.ndarray, ending: str) -> list[LeftOut]:
+        figures = {
+            "ttft": (ttft_B, data.ttft_B),
+            "tpot": (tpot_B, data.tpot_B),
+            "e2e": (ttft_B + output_B * tpot_B, data.ttft_B + output_B * data.tpot_B),
+        }
+        return [
+            left_out_errors(part + ending, figure, predicted_B, measured_B, group_B, among_B)
+            for part, among_B in parts.items()
+            for figure, (predicted_B, measured_B) in figures.items()
+        ]
+
+    found = errors(*serving.left_out(data, folds), data.group_B, "")
+    for place, name in enumerate(("GPU type", "engine", "model")):
+        found += errors(*serving.whole_left_out(data, place), f", no {name}")
     return fit_file(
         name="serving",
         title="servers under load: their own time, and kernels inside them",
@@ -60,7 +65,7 @@ def fit_servers() -> FitFile:
         date=DATE,
         rows=len(data.rows),
         folds=folds,
-        left_out=errors,
+        left_out=found,
     )
 
 
@@ -113,9 +118,9 @@ def main() -> int:
             found = pool.submit(fit).result()
         took = time.perf_counter() - start
         print(f"\n{found.title}\n{found.rows} rows, {len(found.folds)} groups left out in turn, {took:.0f} s")
-        print(f"{'rows':12}{'figure':12}{'n':>5}   mean  median  bias  held   stored mean, median (APE, %)")
+        print(f"{'rows':22}{'figure':12}{'n':>5}   mean  median  bias  held   stored mean, median (APE, %)")
         for one in found.left_out:
-            line = f"{one.part:12}{one.figure:12}{one.rows:5}  {told(one)}"
+            line = f"{one.part:22}{one.figure:12}{one.rows:5}  {told(one)}"
             if not write:
                 before = load_fit(found.name).error(one.part, one.figure)
                 line += f"   {100 * before.mean_ape:5.1f} {100 * before.median_ape:5.1f}"

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from planner.cost.layer import LayerPricer
+    from planner.engine import EngineProfile
 
 __all__ = ["ServedFigure", "served_error", "widened"]
 
@@ -24,18 +25,24 @@ ServedFigure = Literal["ttft", "tpot", "e2e"]
 _NINETY: Final = 1.645  # standard deviations that hold 90 % of a normal distribution
 
 
-def served_error(layers: Sequence[LayerPricer], figure: ServedFigure) -> float:
+def served_error(layers: Sequence[LayerPricer], engine: EngineProfile, figure: ServedFigure) -> float:
     """Half width of the 90 % band of a server's TTFT, TPOT or end-to-end latency; the rate has that of the last.
 
     Parameters
     ----------
     layers
         Of the stages of a replica; routed experts have bands of their own.
+    engine
+        What runs them. One whose overheads were not fitted has the bands of engines that were left out whole.
     figure
         Which.
     """
+    fit = load_fit("serving")
     part = "experts" if any(kind.experts for kind in layers[0].model.kinds) else "dense"
-    return widened(load_fit("serving").error(part, figure).band, layers)
+    band = fit.error(part, figure).band
+    if engine.overhead.iteration.kind != "fitted":
+        band = max(band, fit.error(f"{part}, no engine", figure).band)
+    return widened(band, layers)
 
 
 def widened(band: float, layers: Sequence[LayerPricer]) -> float:

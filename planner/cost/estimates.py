@@ -200,4 +200,4 @@ class ServingEstimator:
 
     def _errors(self) -> dict[str, float]:
         layers = next(iter(self._pricers.values())).layer_pricers
-        return {name: served_error(layers, name) for name in ("ttft", "tpot", "e2e")}
+        return {name: served_error(layers, self.engine, name) for name in ("ttft", "tpot", "e2e")}

@@ -174,8 +174,8 @@ def _replica(
             concurrency=1,
         )
     layers = pricer.layer_pricers
-    rate_error = served_error(layers, "e2e")  # by Little's law the rate is off as far as the latency
-    first_error, token_error = served_error(layers, "ttft"), served_error(layers, "tpot")
+    rate_error = served_error(layers, engine, "e2e")  # by Little's law the rate is off as far as the latency
+    first_error, token_error = served_error(layers, engine, "ttft"), served_error(layers, engine, "tpot")
     figures = {
         "goodput": _figure(capacity.rate, "requests/s", rate_error, capacity),
         "rate": Figure(value=now.rate, unit="requests/s", error=0.0, provenance=capacity.provenance),

@@ -15,7 +15,7 @@ __all__ = ["offline_error", "server_error"]
 
 def server_error(figure: ServedFigure, pricer: ReplicaPricer) -> float:
     """Half width of the 90 % band of a server's figure, relative to the prediction."""
-    return served_error(pricer.layer_pricers, figure)
+    return served_error(pricer.layer_pricers, pricer.engine, figure)
 
 
 def offline_error(part: str, figure: str, pricer: ReplicaPricer) -> float:

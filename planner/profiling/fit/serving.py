@@ -25,7 +25,7 @@ from planner.profiling.fit.robust import Fold, fit_robustly, leave_groups_out, w
 if TYPE_CHECKING:
     from planner.cost._types import Array, BoolArray, IntArray
 
-__all__ = ["Group", "SiliconData", "cross_validate", "fit_constants", "left_out"]
+__all__ = ["Group", "SiliconData", "cross_validate", "fit_constants", "left_out", "whole_left_out"]
 
 Group = tuple[str, str, str]
 
@@ -128,3 +128,27 @@ def left_out(data: SiliconData, folds: Sequence[Fold[Group]]) -> tuple[Array, Ar
         loop = data.solve(by_group[group])
         ttft_B[mine_B], tpot_B[mine_B] = loop.ttft_B[mine_B], loop.tpot_B[mine_B]
     return ttft_B, tpot_B
+
+
+def whole_left_out(data: SiliconData, place: int) -> tuple[Array, Array, IntArray]:
+    """TTFT and TPOT of every row under constants that have not seen its GPU type, its engine, or its model at all.
+
+    Parameters
+    ----------
+    data
+        The measurements.
+    place
+        Which part of a group is left out whole: 0 the GPU type, 1 the engine, 2 the model.
+
+    Returns
+    -------
+    tuple
+        Seconds, and which whole each row belongs to; shape (B,) each.
+    """
+    wholes = sorted({group[place] for group in data.groups})
+    whole_B = np.array([wholes.index(data.groups[g][place]) for g in data.group_B])
+    ttft_B, tpot_B = np.zeros(len(data.rows)), np.zeros(len(data.rows))
+    for w in range(len(wholes)):
+        loop = data.solve(fit_constants(data, np.asarray(whole_B != w)))
+        ttft_B, tpot_B = np.where(whole_B == w, loop.ttft_B, ttft_B), np.where(whole_B == w, loop.tpot_B, tpot_B)
+    return ttft_B, tpot_B, whole_B
