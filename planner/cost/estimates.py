@@ -1,7 +1,7 @@
 """Many explicit serving configurations in one call: arrays in, arrays out.
 
-Replicas of every (TP, PP) are tabulated once and kept; a load of any of them is then a handful of look-ups, so that a
-hundred thousand configurations take a second on one core.
+Replicas of every (TP, PP) are tabulated once and kept; a load of any of them is then a handful of look-ups, so that
+eighty thousand configurations take a second on one core.
 
 Legend: B batch of configurations.
 """
