@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from planner.cost.layer import PARTS
+from planner.cost.layer import PARTS, QUANTISED
 
 if TYPE_CHECKING:
     from planner.cost._types import Array
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from planner.model import ModelSpec
 
 __all__ = ["HostTimes", "part_factors", "quantises"]
-
-_QUANTISED_FORMATS = ("fp8", "int8", "nvfp4")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +61,7 @@ def quantises(model: ModelSpec) -> bool:
 
     Weight-only formats (mxfp4, int4) are unpacked instead; nothing is quantised.
     """
-    return any(gemm.dtype in _QUANTISED_FORMATS for kind in model.kinds for gemm in kind.gemms)
+    return any(gemm.dtype in QUANTISED for kind in model.kinds for gemm in kind.gemms)
 
 
 def part_factors(engine: EngineProfile, model: ModelSpec) -> Array:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from planner.cost.network import Collective
     from planner.model import Attention, Gemm, LayerKind, ModelSpec
 
-__all__ = ["PARTS", "LayerPricer", "Load"]
+__all__ = ["PARTS", "QUANTISED", "LayerPricer", "Load"]
 
 PARTS: Final = ("gemm", "prefill_attention", "decode_attention", "elementwise", "all_reduce")
 
@@ -36,8 +36,8 @@ PARTS: Final = ("gemm", "prefill_attention", "decode_attention", "elementwise", 
 # (reads and writes of 16-bit values of an unfused layer).
 _ELEMENTWISE_HIDDEN, _ELEMENTWISE_FFN, _ELEMENTWISE_ATTENTION = 20.0, 8.0, 6.0
 
-# Formats in which activations are multiplied too; others are weights alone.
-_QUANTISED: Final = ("fp8", "int8", "nvfp4")
+QUANTISED: Final = ("fp8", "int8", "nvfp4")
+"""Formats in which activations are multiplied too; others are of weights alone."""
 
 # Where the time of routed experts is tabulated; between two of these it is within 0.1 % of a power law.
 _TOKENS_T: Final = np.geomspace(1.0, 2.0**18, 145)
@@ -221,7 +221,7 @@ class LayerPricer:
         if not kind.experts:
             return 2.0 * reduce
         stored = next(gemm.dtype for gemm in kind.gemms if gemm.experts > 1)
-        gathered = DTYPE_BYTES[stored] if stored in _QUANTISED else each
+        gathered = DTYPE_BYTES[stored] if stored in QUANTISED else each
         return reduce + self.collective.all_reduce(all_tokens * self.model.hidden * (gathered + each) / 2.0)
 
     def _routed(self, name: str, tokens: Array) -> Array:

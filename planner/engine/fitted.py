@@ -41,7 +41,6 @@ _OVERHEADS: Final = (
     "kernels",
     "collectives",
     "quantise",
-    "experts",
 )
 
 
