@@ -27,6 +27,8 @@ from planner.search.training_infeasible import misfit, no_plan
 from planner.search.training_plan import build_training_plan
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from planner.cost.training import TrainingPrediction
     from planner.search.training.stage_graph import Stage, StageGraph
 
@@ -39,7 +41,14 @@ MAX_MICROBATCH: Final = 32
 TOLERANCE: Final = 1e-3
 
 
-def search_exact(problem: TrainingProblem, budget: Budget, /, *, tolerance: float = TOLERANCE) -> SearchResult[TrainingPlan]:
+def search_exact(
+    problem: TrainingProblem,
+    budget: Budget,
+    /,
+    *,
+    tolerance: float = TOLERANCE,
+    on_better: Callable[[float], None] | None = None,
+) -> SearchResult[TrainingPlan]:
     """Find the plan with the shortest iteration.
 
     Parameters
@@ -50,6 +59,8 @@ def search_exact(problem: TrainingProblem, budget: Budget, /, *, tolerance: floa
         Time limit and progress callback. A search that ends by itself answers the same every time.
     tolerance
         Relative distance of plan and bound at which the search may end.
+    on_better
+        Told the seconds of each better plan when it is found.
 
     Returns
     -------
@@ -77,7 +88,7 @@ def search_exact(problem: TrainingProblem, budget: Budget, /, *, tolerance: floa
     most = min(most, engine.max_pipeline or most) if engine.pipeline else 1
     sizes = tuple(b for b in range(1, min(MAX_MICROBATCH, job.global_batch) + 1) if job.global_batch % b == 0)
     stages = StageClasses(problem, sizes, most)
-    referee = _Referee(stages)
+    referee = _Referee(stages, on_better)
     outlined = JobGraphs(stages).outlines()
     answer = search_graphs(
         [outline for _, outline in outlined],
@@ -101,8 +112,8 @@ def search_exact(problem: TrainingProblem, budget: Budget, /, *, tolerance: floa
 class _Referee:
     """Places paths and prices what was placed."""
 
-    def __init__(self, stages: StageClasses) -> None:
-        self.stages = stages
+    def __init__(self, stages: StageClasses, on_better: Callable[[float], None] | None = None) -> None:
+        self.stages, self.on_better = stages, on_better
         self.best: tuple[float, list[PlacedTrainingStage], Schedule] | None = None
 
     def seconds(self, graph: StageGraph, path: tuple[Stage, ...]) -> float:
@@ -139,6 +150,8 @@ class _Referee:
                 return math.inf
         if self.best is None or price.iteration_time < self.best[0]:
             self.best = price.iteration_time, placed, schedule
+            if self.on_better is not None:
+                self.on_better(price.iteration_time)
         return price.iteration_time
 
     def plan(self, answer: Answer) -> TrainingPlan:
