@@ -41,6 +41,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from planner.cost.training_breakdown import Breakdown, break_down
 from planner.cost.training_experts import expert_collectives
 from planner.cost.training_figures import training_figures
 from planner.cost.training_links import Groups, gradient_rings, hop_terms
@@ -105,10 +106,9 @@ def _context_link(cluster: Cluster, groups: Groups, context_parallel: int) -> Li
 def _kinds_held(model: ModelSpec, stages: Sequence[StageLike], virtual_stages: int) -> list[IntArray]:
     """Layers of each kind on each stage, chunk by chunk."""
     kind_L = np.asarray(model.kind_of_layer)
-    if virtual_stages == 1:
-        ranges_S = [(stage.layers,) for stage in stages]
-    else:
-        ranges_S = list(chunk_layers([stage.layers[1] - stage.layers[0] for stage in stages], virtual_stages))
+    ranges_S: Sequence[Sequence[tuple[int, int]]] = [(stage.layers,) for stage in stages]
+    if virtual_stages > 1:
+        ranges_S = chunk_layers([stage.layers[1] - stage.layers[0] for stage in stages], virtual_stages)
     return [
         np.bincount(np.concatenate([kind_L[slice(*chunk)] for chunk in ranges]), minlength=len(model.kinds))
         for ranges in ranges_S
@@ -141,6 +141,8 @@ class TrainingPrediction:
         Seconds of each stage: one microbatch, the hops behind it in both directions, gradient sync with optimizer.
     memory_S, limit_S
         Bytes on each GPU of a stage (of the tightest type, where types are mixed), and what the engine may use.
+    breakdown
+        Where the seconds go.
     figures
         By name, as they stand in the plan.
     """
@@ -151,6 +153,7 @@ class TrainingPrediction:
     update_S: Array
     memory_S: tuple[Figure, ...]
     limit_S: tuple[float, ...]
+    breakdown: Breakdown
     figures: dict[str, Figure]
 
 
@@ -237,6 +240,7 @@ def predict_training(
             for stage in priced
         ),
         limit_S=tuple(stage.limit for stage in priced),
+        breakdown=break_down(priced, hop_S, microbatches=schedule.microbatches, pipeline=pipeline, total=total),
         figures=training_figures(
             model,
             cluster,

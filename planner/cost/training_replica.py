@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 import numpy as np
 
 from planner.cost.device import DeviceOperators
+from planner.cost.layer import PARTS
 from planner.cost.network import Collective
 from planner.cost.training_attention import has_flash_attention
 from planner.cost.training_experts import expert_parameters_K
@@ -151,6 +152,8 @@ class PricedStage:
         One microbatch, forward and backward, on the slowest replica.
     parts_P, error_P, provenance_P
         Seconds of its layers part by part, and what they rest on.
+    spent_X
+        Seconds of one microbatch by what they are spent on (`planner.cost.training_breakdown.MICROBATCH_PARTS`).
     memory, doubt, limit
         Bytes on the tightest GPU; how many of them are uncertain; how many the engine may use.
     sync, optimizer
@@ -163,6 +166,7 @@ class PricedStage:
     parts_P: Array
     error_P: tuple[float, ...]
     provenance_P: tuple[Provenance, ...]
+    spent_X: Array
     memory: float
     doubt: float
     limit: float
@@ -298,8 +302,10 @@ def price_stage(
             optimizer += theirs.optimizer_slope * apart
         doubt = _ACTIVATION_ERROR * float(held_B[column])
         doubt += engine.reserved_memory.value * (engine.reserved_memory.error or 0.0)
+        seconds = float(kinds_K @ work.layer_KB[:, column] + ends) + gathered
         priced[(*key, share)] = PricedStage(
-            seconds=float(kinds_K @ work.layer_KB[:, column] + ends) + gathered,
+            seconds=seconds,
+            spent_X=_spent_X(work, kinds_K, column, seconds, gathered),
             parts_P=(work.forward_PKB + work.backward_PKB)[:, :, column] @ kinds_K,
             error_P=work.error_P,
             provenance_P=work.provenance_P,
@@ -315,6 +321,18 @@ def price_stage(
     for other in others:
         answer = answer.worse_of(other)
     return answer
+
+
+def _spent_X(work: StageWork, kinds_K: IntArray, column: int, seconds: float, gathered: float) -> Array:
+    """Seconds of one microbatch by what they are spent on; what is nothing else is compute."""
+    again_P = work.recompute_PKB[:, :, column] @ kinds_K
+    ring, sends = float(work.ring_KB[:, column] @ kinds_K), float(work.sends_KB[:, column] @ kinds_K)
+    reduce = PARTS.index("all_reduce")
+    collectives = float((work.forward_PKB + work.backward_PKB)[reduce, :, column] @ kinds_K)
+    recomputation = float(again_P.sum()) + work.again * work.overhead[0] * float(kinds_K.sum())
+    tensor = collectives - float(again_P[reduce]) - ring - sends
+    parts = [recomputation, tensor, ring, sends, gathered]
+    return np.array([seconds - sum(parts), *parts])
 
 
 def _distinct(

@@ -150,6 +150,11 @@ class StageWork:
         Of one layer of each kind, part by part; recomputation is in the backward pass.
     overhead
         What the engine adds per layer: forward and backward.
+    recompute_PKB, ring_KB, sends_KB
+        How much of them is recomputation; and of the rest, keys and values around a context-parallel group, and tokens
+        to experts and back.
+    again
+        Times that the engine's time per layer is spent on recomputation.
     first_forward_B, first_backward_B
         What the first stage adds: the embedding.
     last_forward_B, last_backward_B
@@ -161,6 +166,10 @@ class StageWork:
     forward_PKB: Array
     backward_PKB: Array
     overhead: tuple[float, float]
+    recompute_PKB: Array
+    ring_KB: Array
+    sends_KB: Array
+    again: float
     first_forward_B: Array
     first_backward_B: Array
     last_forward_B: Array
@@ -264,22 +273,29 @@ def stage_work(
     if recompute == "selective":
         passes_P[attention] += 1.0
     backward_PKB = forward_PKB * passes_P[:, None, None]
+    recompute_PKB = again * forward_PKB
+    if recompute == "selective":
+        recompute_PKB[attention] = forward_PKB[attention]
+    ring_KB = sends_KB = np.zeros_like(forward_PKB[reduce])
     if options.stored is not None:
         there_K, back_K = _cast_bytes_K(model, tp)
         pace = times.quantise if options.matrix_format == "fp8" else times.quantise_blocks
         cost_B = pace.value * operators.elementwise(tokens)
         forward_PKB[element] += there_K[:, None] * cost_B
         backward_PKB[element] += (back_K + again * there_K)[:, None] * cost_B
+        recompute_PKB[element] += again * there_K[:, None] * cost_B
     if context > 1 and context_link is not None:
         ring_KB = shown * _ring_seconds_KB(model, tp, tokens, context, context_link)
         forward_PKB[reduce] += ring_KB
         backward_PKB[reduce] += (2.0 + again) * ring_KB
+        recompute_PKB[reduce] += again * ring_KB
     if expert_exchange is not None:
         sends_KB = expert_sends_KB(
             model, tokens, expert_exchange, collective, sequence_parallel=sequence_parallel and tp > 1
         )
         forward_PKB[reduce] += sends_KB
         backward_PKB[reduce] += (1.0 + again) * sends_KB
+        recompute_PKB[reduce] += again * sends_KB
 
     logits = tokens * (model.vocab / tp)
     head = pricer.head_time_B(tokens) * times.gemm.value * large_gemm_level(device, model.dtype)
@@ -293,6 +309,10 @@ def stage_work(
         forward_PKB=forward_PKB,
         backward_PKB=backward_PKB,
         overhead=(launch, launch * (2.0 + again)),
+        recompute_PKB=recompute_PKB,
+        ring_KB=3.0 * ring_KB,
+        sends_KB=2.0 * sends_KB,
+        again=again,
         first_forward_B=pricer.embedding_time_B(tokens),
         first_backward_B=operators.elementwise(2.0 * message),
         last_forward_B=head + operators.elementwise(_LOSS_FORWARD * logits),
