@@ -60,7 +60,15 @@ if TYPE_CHECKING:
     from planner.model import ModelSpec
     from planner.plan import Schedule, TrainingJob
 
-__all__ = ["TrainingPrediction", "boundary_bytes", "pipeline_time", "predict_training", "tied_exchange"]
+__all__ = [
+    "TrainingPrediction",
+    "boundary_bytes",
+    "context_link",
+    "pipeline_time",
+    "predict_training",
+    "straggling",
+    "tied_exchange",
+]
 
 # GPUs, one node, that keep step.
 _STEADY_GPUS: Final = 8.0
@@ -89,12 +97,17 @@ def pipeline_time(stage_BS: Array, microbatches_B: IntArray | int, chunks: int =
     return np.asarray(np.asarray(microbatches_B) * slowest_B + (sum_B - slowest_B) / chunks)
 
 
+def straggling(engine: EngineProfile, gpus: int) -> float:
+    """Factor on an iteration for waiting for the slowest of so many GPUs."""
+    return 1.0 + engine.training.straggling.value * max(float(np.log2(gpus / _STEADY_GPUS)), 0.0)
+
+
 def boundary_bytes(model: ModelSpec, job: TrainingJob) -> float:
     """Bytes of activations of one sequence between two stages."""
     return job.sequence_length * model.hidden * DTYPE_BYTES[model.dtype]
 
 
-def _context_link(cluster: Cluster, groups: Groups, context_parallel: int) -> Link | None:
+def context_link(cluster: Cluster, groups: Groups, context_parallel: int) -> Link | None:
     """Slowest link between neighbours of the first context-parallel group."""
     if context_parallel == 1:
         return None
@@ -207,7 +220,7 @@ def predict_training(
             known=known,
             kinds_K=kinds_SK[s],
             options=options,
-            context_link=_context_link(cluster, groups_S[s], schedule.context_parallel),
+            context_link=context_link(cluster, groups_S[s], schedule.context_parallel),
             expert_exchange=exchanges[s],
             expert_ring=expert_rings[s] if expert_rings else None,
         )
@@ -228,8 +241,7 @@ def predict_training(
     tied = tied_exchange(cluster, model, groups_S)
     total = pipeline + float(update_S.max()) + tied + engine.overhead.iteration.value
     if options.stragglers:
-        gpus = sum(len(stage.devices) for stage in stages)
-        total *= 1.0 + engine.training.straggling.value * max(float(np.log2(gpus / _STEADY_GPUS)), 0.0)
+        total *= straggling(engine, sum(len(stage.devices) for stage in stages))
     return TrainingPrediction(
         iteration_time=total,
         work_S=work_S,

@@ -46,6 +46,7 @@ __all__ = [
     "UpdateTerms",
     "dp_groups",
     "price_stage",
+    "sharding_seconds",
     "update_terms",
 ]
 
@@ -124,7 +125,7 @@ def update_terms(device: DeviceProfile, ring: Collective, job: TrainingJob) -> U
     fixed = slope = 0.0
     if ring.size > 1:
         # an all-reduce of the gradients passes the ring twice; so do reduce-scatter of these and all-gather of weights;
-        # ZeRO 2 scatters gradients, and ZeRO 3 gathers weights too, with every microbatch (`_sharding_seconds`)
+        # ZeRO 2 scatters gradients, and ZeRO 3 gathers weights too, with every microbatch (`sharding_seconds`)
         payload = (2.0 * GRADIENT_BYTES, GRADIENT_BYTES + WEIGHT_BYTES, WEIGHT_BYTES, 0.0)[job.zero_stage]
         fixed = ring.latency if payload else 0.0
         slope = payload * (ring.size - 1) / ring.size / ring.bandwidth
@@ -133,7 +134,7 @@ def update_terms(device: DeviceProfile, ring: Collective, job: TrainingJob) -> U
     return UpdateTerms(fixed, slope, moved * per_byte)
 
 
-def _sharding_seconds(ring: Collective, parameters: float, engine: EngineProfile, job: TrainingJob) -> float:
+def sharding_seconds(ring: Collective, parameters: float, engine: EngineProfile, job: TrainingJob) -> float:
     """What stays in view, per microbatch, of scattering gradients and gathering weights twice, all in 16 bit."""
     if ring.size == 1 or job.zero_stage < 2:
         return 0.0
@@ -290,14 +291,14 @@ def price_stage(
         work, column = known[(*key, *sizes)], sizes.index(share)
         ends = (work.first_B[column] if first else 0.0) + (work.last_B[column] if last else 0.0)
         terms = update_terms(device, ring, job)
-        gathered = _sharding_seconds(ring, parameters, engine, job)
+        gathered = sharding_seconds(ring, parameters, engine, job)
         shown = engine.training.gradient_sync.value if options.overlap else 1.0
         shown *= 0.0 if options.frozen_weights else 1.0
         sync = shown * (terms.sync_fixed + terms.sync_slope * parameters)
         optimizer = terms.optimizer_slope * parameters
         if expert_ring is not None:
             theirs = update_terms(device, expert_ring, job)
-            gathered += _sharding_seconds(expert_ring, apart, engine, job)
+            gathered += sharding_seconds(expert_ring, apart, engine, job)
             sync += shown * (theirs.sync_fixed + theirs.sync_slope * apart)
             optimizer += theirs.optimizer_slope * apart
         doubt = _ACTIVATION_ERROR * float(held_B[column])
