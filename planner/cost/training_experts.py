@@ -198,9 +198,18 @@ def expert_collectives(cluster: Cluster, stages: Sequence[Groups], expert_parall
 
 
 def _all_to_all(cluster: Cluster, gpus: tuple[str, ...], leaving: Counter[str]) -> Collective:
+    """All-to-all of one group; its messages start together, so that one latency counts and not one after the other."""
+    size = len(gpus)
+    at: dict[str, str] = {}
     here = Counter(cluster.node_of(gpu) for gpu in gpus)
+    for gpu in gpus:
+        at.setdefault(cluster.node_of(gpu), gpu)
     if len(here) == 1:
-        return group_collective(cluster, gpus)
-    one = group_collective(cluster, gpus, sharing=max(leaving[node] for node in here))
-    stays = min(here.values())
-    return replace(one, bandwidth=one.bandwidth * (len(gpus) - 1) / (len(gpus) - stays))
+        one = group_collective(cluster, gpus)
+        return one if "all_to_all" in one.others else replace(one, latency=one.latency / (size - 1))
+    # the links between nodes are the slowest: one GPU of each node stands for all of its
+    one = group_collective(cluster, tuple(at.values()), sharing=max(leaving[node] for node in here))
+    leaves = size - min(here.values())
+    return replace(
+        one, size=size, latency=one.latency / (len(at) - 1), bandwidth=one.bandwidth * (size - 1) / leaves, points=None
+    )

@@ -104,6 +104,7 @@ class UniformPricer:
         }
         self._kind_L = np.asarray(self.model.kind_of_layer)
         self._geometries: dict[tuple[int, int, int], _Geometry] = {}
+        self._exchanges: dict[tuple[int, ...], tuple[list[Collective | None], list[Collective] | None]] = {}
         self._works: dict[tuple[object, ...], list[StageWork]] = {}
         self._held: dict[tuple[int, ...], list[Activations]] = {}
         self._hops: dict[tuple[int, int, int, bool], list[HopTerms]] = {}
@@ -122,14 +123,13 @@ class UniformPricer:
         if cell.virtual_stages > 1:
             legal_M &= microbatches_M % cell.pp == 0
 
-        exchanges = expert_collectives(self.problem.cluster, geometry.groups_S, cell.ep)
+        exchanges, expert_rings = self._apart(cell, geometry)
         work_SRM = self._work_SRM(cell, geometry, exchanges, kinds_SK)
         hop_SM = self._hop_SM(cell, geometry)
         cycle_SRM = work_SRM + hop_SM[:, None, :]
 
         dense_S, apart_S, largest_S = self._parameters(cell, kinds_SK)
         activations_SRM = self._activations_SRM(cell, kinds_SK, microbatches_M)
-        expert_rings = gradient_rings(self.problem.cluster, geometry.groups_S, every=cell.ep) if cell.ep > 1 else None
         seconds, memory = [], []
         for zero, job in self._jobs.items():
             gathered_S, update_S = self._updates_S(job, geometry.rings_S, dense_S)
@@ -159,6 +159,15 @@ class UniformPricer:
                 stages, tuple(gradient_rings(cluster, stages)), tied_exchange(cluster, self.model, stages)
             )
         return self._geometries[key]
+
+    def _apart(self, cell: Cell, geometry: _Geometry) -> tuple[list[Collective | None], list[Collective] | None]:
+        """All-to-all among groups that hold different experts, and rings of those that hold the same."""
+        key = (cell.tp, cell.pp, cell.groups, cell.ep)
+        if key not in self._exchanges:
+            cluster, groups_S = self.problem.cluster, geometry.groups_S
+            rings = gradient_rings(cluster, groups_S, every=cell.ep) if cell.ep > 1 else None
+            self._exchanges[key] = expert_collectives(cluster, groups_S, cell.ep), rings
+        return self._exchanges[key]
 
     def _kinds_held(self, cell: Cell) -> IntArray:
         """Layers of each kind on each stage, shape (S, K)."""
