@@ -120,7 +120,11 @@ class TrainingJob(_Strict):
     global_batch: int = Field(ge=1, description="Sequences per optimizer step.")
     sequence_length: int = Field(ge=1, description="Tokens per sequence.")
     optimizer: Literal["adam", "sgd"] = "adam"
-    zero_stage: Literal[0, 1] = Field(default=1, description="0: all optimizer state on every GPU; 1: divided over DP.")
+    zero_stage: Literal[0, 1, 2, 3] = Field(
+        default=1,
+        description="What is divided over data parallelism. 0: nothing; 1: optimizer state; 2: gradients too;"
+        " 3: weights too, gathered layer by layer.",
+    )
 
 
 class TrainingInputs(_Strict):
@@ -133,14 +137,17 @@ class TrainingInputs(_Strict):
 
 
 class TrainingStage(_Strict):
-    """Consecutive layers on `dp` tensor-parallel groups that share each microbatch's samples."""
+    """Consecutive layers on `dp` tensor-parallel groups that share each microbatch's samples.
+
+    With context parallelism C (`Schedule.context_parallel`) each C groups in a row share the same sequences.
+    """
 
     devices: tuple[str, ...] = Field(description="GPUs as node/index: dp groups of tp, one group after the other.")
     layers: tuple[int, int] = Field(description="[first, end)")
     tp: int = Field(ge=1)
-    dp: int = Field(ge=1)
+    dp: int = Field(ge=1, description="Tensor-parallel groups: data times context parallelism.")
     microbatch_shares: tuple[int, ...] = Field(
-        description="Sequences of a microbatch that each of the dp groups takes."
+        description="Sequences of a microbatch that each of the dp groups takes, or takes its part of."
     )
     memory: Figure
     memory_limit: float
@@ -155,11 +162,31 @@ class TrainingStage(_Strict):
 class Schedule(_Strict):
     """How the pipeline is run."""
 
-    name: Literal["1f1b"] = "1f1b"
+    name: Literal["1f1b", "interleaved"] = "1f1b"
     microbatch_size: int = Field(ge=1, description="Sequences per microbatch and data-parallel group.")
     microbatches: int = Field(ge=1, description="Microbatches per iteration and data-parallel group.")
     recompute: Recompute
     sequence_parallel: bool
+    virtual_stages: int = Field(
+        default=1, ge=1, description="Model chunks on each stage, which then holds every S-th chunk of its order."
+    )
+    context_parallel: int = Field(default=1, ge=1, description="Tensor-parallel groups that share each sequence.")
+    expert_parallel: int = Field(
+        default=1, ge=1, description="Tensor-parallel groups of a stage that hold different experts."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, fields: Any) -> Any:
+        if isinstance(fields, dict) and "name" not in fields and fields.get("virtual_stages", 1) != 1:
+            return {"name": "interleaved", **fields}
+        return fields
+
+    @model_validator(mode="after")
+    def _name_fits(self) -> Self:
+        if (self.name == "interleaved") != (self.virtual_stages > 1):
+            raise ValueError(f"schedule {self.name} with {self.virtual_stages} virtual stages")
+        return self
 
 
 class TrainingPlan(_Strict):
