@@ -134,7 +134,7 @@ def plan_training(
     sequence_length: int,
     engine: EngineProfile | str = "megatron",
     zero_stage: int = 1,
-    method: str = "metis",
+    method: str = "exact",
     max_stages: int | None = None,
     budget: Budget | None = None,
 ) -> TrainingPlan:
@@ -186,7 +186,7 @@ def search_training(
     sequence_length: int,
     engine: EngineProfile | str = "megatron",
     zero_stage: int = 1,
-    method: str = "metis",
+    method: str = "exact",
     max_stages: int | None = None,
     budget: Budget | None = None,
 ) -> SearchResult[TrainingPlan]:

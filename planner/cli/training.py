@@ -87,7 +87,7 @@ def training(
             rich_help_panel="Job",
         ),
     ] = 1,
-    method: opt.Method = "metis",
+    method: opt.Method = "exact",
     weight_dtype: opt.WeightDtype = None,
     assume: opt.Assume = None,
     max_stages: opt.MaxStages = None,

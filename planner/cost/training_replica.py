@@ -47,6 +47,7 @@ __all__ = [
     "dp_groups",
     "price_stage",
     "sharding_seconds",
+    "sharding_seconds",
     "update_terms",
 ]
 

@@ -82,6 +82,8 @@ def search_exact(
     engine, job = problem.engine, problem.job
     if "training" not in engine.tasks:
         raise UnsupportedError(f"{engine.title} is offered for {' and '.join(engine.tasks)}, not for training")
+    if job.zero_stage not in engine.zero_stages:
+        raise UnsupportedError(f"{engine.title} has no ZeRO {job.zero_stage}")
     if problem.max_stages is not None and problem.max_stages < 1:
         raise InputError(f"is {problem.max_stages}", field="max_stages", expected="a whole number >= 1")
     most = min(problem.max_stages or MAX_STAGES, problem.model.num_layers, problem.cluster.num_gpus)
@@ -166,6 +168,7 @@ class _Referee:
             device_types_per_stage=[problem.cluster.device_of(stage.devices[0]).name for stage in placed],
             task="training",
             data_parallel=placed[0].dp,
+            zero_stage=problem.job.zero_stage,
         )
         if reasons:
             raise UnsupportedError("; ".join(reasons))

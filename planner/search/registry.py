@@ -9,6 +9,7 @@ from typing import Final
 from planner.errors import InputError, unknown_name
 from planner.plan import ServingPlan, TrainingPlan
 from planner.search.baselines import search_even, search_even_sglang, search_even_vllm, search_pools
+from planner.search.exact import search_exact
 from planner.search.helr import search_he, search_helr, search_helr_bottleneck, search_lr
 from planner.search.hexgen import search_hexgen
 from planner.search.metis import search_metis
@@ -33,7 +34,10 @@ SERVING_METHODS: Final[Mapping[str, Searcher[ServingProblem, ServingPlan]]] = {
     "petals": search_petals,
     "swarm": search_swarm,
 }
-TRAINING_METHODS: Final[Mapping[str, Searcher[TrainingProblem, TrainingPlan]]] = {"metis": search_metis}
+TRAINING_METHODS: Final[Mapping[str, Searcher[TrainingProblem, TrainingPlan]]] = {
+    "exact": search_exact,
+    "metis": search_metis,
+}
 
 # What a comparison of all methods runs: the exact one, those of the literature, and what people do by hand.
 COMPARED: Final = (

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from planner.cost.training import boundary_bytes
-from planner.cost.training_memory import GRADIENT_BYTES
-from planner.cost.training_replica import update_terms
+from planner.cost.training_memory import GRADIENT_BYTES, unsharded_bytes
+from planner.cost.training_replica import sharding_seconds, update_terms
 from planner.search.training.cells import Outline
 from planner.search.training.job_links import JobLinks
 from planner.search.training.lagrange import directions
@@ -172,7 +172,9 @@ class JobGraphs:
             one = self.stages.classes[j]
             least[one.node_class] = min(least.get(one.node_class, one.tp), one.tp)
         room = sum(int(self.counts_K[k]) // (dp * tp) for k, tp in least.items())
-        return min(self.stages.max_stages, room)
+        problem = self.stages.problem
+        apart = problem.job.zero_stage not in problem.engine.pipelined_zero_stages
+        return min(1 if apart else self.stages.max_stages, room)
 
     def build(self, key: GraphKey) -> StageGraph:
         """Make the arrays of a graph."""
@@ -286,16 +288,24 @@ class JobGraphs:
         r, m, N = key.recompute, key.size, len(self.kind_L) + 1
         microbatches = int(stages.microbatches_DM[key.degree, m])
         time = _sums(one.layer_RMK[r, m][self.kind_L])
+        problem = stages.problem
+        ring = self._links[key.family].ring(one.node_class, one.tp, dp)
+        gathered = sharding_seconds(ring, 1.0, problem.engine, problem.job)
         time[0] += one.first_M[m]
         time[:, N - 1] += one.last_M[m]
         parameters = _sums(one.parameters_K[self.kind_L])
         parameters[0, : N - 1] += one.first_parameters
         parameters[1:, N - 1] += one.last_parameters
         parameters[0, N - 1] += one.both_parameters
+        time += gathered * parameters
         fixed, slope = self._update(key.family, j, dp)
         saved = _sums(one.saved_RMK[r, m][self.kind_L])
         room = one.limit * (1 + _SLACK) - self._reserve - one.working_RM[r, m] - stages.state_D[key.degree] * parameters
         room[:, N - 1] -= one.logits_M[m]
+        largest = np.zeros((N, N))
+        for k, parameters_of_one in enumerate(one.parameters_K):
+            largest = np.where(_sums(self.kind_L == k) > 0, np.maximum(largest, parameters_of_one), largest)
+        room -= unsharded_bytes(problem.job, dp, 1.0) * largest
         inside = np.arange(N)[:, None] < np.arange(N)
         most = np.floor(room / np.where(inside, saved, 1.0) * (1 + _SLACK))
         most = np.where(most >= min(microbatches, stages.max_stages), stages.max_stages, most)
