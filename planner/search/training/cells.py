@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from planner.search.training.labels import ENDLESS, least_sum
-from planner.search.training.lagrange import best_prices, directions, may_be_afforded
+from planner.search.training.lagrange import best_prices, may_be_afforded
 from planner.search.training.stage_graph import Edges, Stage, StageGraph
 
 if TYPE_CHECKING:
@@ -250,7 +250,7 @@ def _cheap_bound(graph: StageGraph) -> float:
     sum_CL = graph.total_CNN[:, np.arange(N - 1), np.arange(1, N)]
     if not len(one_CL) or not np.isfinite(one_CL.min(axis=0)).all():
         return math.inf if not len(one_CL) or not len(graph.edges) else graph.constant
-    weight_XK = directions(len(graph.counts_K))
+    weight_XK = graph.directions_XK
     paid_XC = graph.prices_C(weight_XK)
     possible_CL = np.isfinite(one_CL)
     spent_XCL = np.where(possible_CL, paid_XC[:, :, None] * np.where(possible_CL, one_CL, 0.0), np.inf)

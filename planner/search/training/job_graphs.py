@@ -21,7 +21,6 @@ from planner.cost.training_memory import GRADIENT_BYTES, unsharded_bytes
 from planner.cost.training_replica import sharding_seconds, update_terms
 from planner.search.training.cells import Outline
 from planner.search.training.job_links import JobLinks
-from planner.search.training.lagrange import directions
 from planner.search.training.stage_graph import StageGraph
 
 if TYPE_CHECKING:
@@ -32,6 +31,8 @@ __all__ = ["GraphKey", "JobGraphs"]
 
 # Relative slack of memory limits against rounding; the verifier allows as much.
 _SLACK: Final = 1e-12
+# Prices of a place in the pipeline that bounds try.
+_PLACES: Final = 9
 # A stage's node when no other stage can join it.
 _FULL: Final = -1
 
@@ -124,43 +125,59 @@ class JobGraphs:
     def _bound_M(self, family: tuple[int, ...], kinds: list[int], degree: int, recompute: int) -> Array:
         """Seconds that no plan of a graph undercuts, for each microbatch size; infinite where nothing fits.
 
-        Weights on resources, GPUs of each class and places in the pipeline: what all layers take at least, by weight,
-        is spread over what there is of them at best.
+        Whatever the prices of GPUs and of places in the pipeline: what all layers pay at least is at most what there is.
         """
         stages, dp = self.stages, self.stages.degrees[degree]
         classes = [stages.classes[j] for j in kinds]
         m_M = stages.microbatches_DM[degree]
         most = self._most_stages(kinds, dp)
-        use_JR = np.zeros((len(kinds), len(self.counts_K) + 1))
-        for row, one in enumerate(classes):
-            use_JR[row, one.node_class], use_JR[row, -1] = dp * one.tp, 1.0
-        have_R = np.array([*self.counts_K, most], dtype=float)
-        present = sorted({one.node_class for one in classes})
-        resources = [*present, len(self.counts_K)]
-        weight_WR = np.zeros((len(directions(len(resources))), len(have_R)))
-        weight_WR[:, resources] = directions(len(resources)) / have_R[resources]
-        paid_WJ = weight_WR @ use_JR.T / (weight_WR @ have_R)[:, None]
+        use_J = np.array([dp * one.tp for one in classes], dtype=float)
+        at_J = np.array([one.node_class for one in classes])
         count_k = np.bincount(self.kind_L, minlength=len(self.model.kinds))
         layer_JMk = np.stack([one.layer_RMK[recompute] for one in classes])
-        ends_JM = np.stack([one.first_M for one in classes]), np.stack([c.last_M for c in classes])
-        spent_WM = np.einsum("wmk,k->wm", (paid_WJ[:, :, None, None] * layer_JMk).min(axis=1), count_k)
+        ends_JM = np.stack([one.first_M for one in classes]), np.stack([one.last_M for one in classes])
+        paid_WJM = self._paid_WJM(layer_JMk @ count_k, use_J, at_J, most)
+        spent_WM = np.einsum("wmk,k->wm", (paid_WJM[:, :, :, None] * layer_JMk).min(axis=1), count_k)
         for end_JM in ends_JM:
-            spent_WM += (paid_WJ[:, :, None] * end_JM).min(axis=1)
+            spent_WM += (paid_WJM * end_JM).min(axis=1)
         peak_M = spent_WM.max(axis=0)
         sum_M = layer_JMk.min(axis=0) @ count_k + ends_JM[0].min(axis=0) + ends_JM[1].min(axis=0)
         slope_J = np.array([self._update(family, j, dp)[1] for j in kinds])
         parameters_Jk = np.stack([one.parameters_K for one in classes])
-        updated_W = (paid_WJ[:, :, None] * slope_J[:, None] * parameters_Jk).min(axis=1) @ count_k
-        bound_M = (m_M - 1) * peak_M + np.maximum(sum_M, peak_M) + updated_W.max()
+        whole_JM = np.repeat((slope_J * (parameters_Jk @ count_k))[:, None], len(m_M), axis=1)
+        paid = self._paid_WJM(whole_JM, use_J, at_J, most)
+        updated_WMk = (paid[:, :, :, None] * (slope_J[:, None] * parameters_Jk)[:, None, :]).min(axis=1)
+        bound_M = (m_M - 1) * peak_M + np.maximum(sum_M, peak_M) + (updated_WMk @ count_k).max(axis=0)
         # the layers that a stage holds at most, one microbatch in flight
         room_JM = np.stack([one.limit - self._reserve - one.working_RM[recompute] for one in classes])
         held_JMk = stages.state_D[degree] * parameters_Jk[:, None, :] + np.stack(
             [one.saved_RMK[recompute] for one in classes]
         )
         most_JM = np.floor(room_JM / held_JMk[:, :, count_k > 0].min(axis=2) * (1 + 1e-9))
-        needed_WJM = np.where(most_JM >= 1, paid_WJ[:, :, None] / np.maximum(most_JM, 1), np.inf)
+        paid = self._paid_WJM(1.0 / np.maximum(most_JM, 1e-3), use_J, at_J, most)
+        needed_WJM = np.where(most_JM >= 1, paid / np.maximum(most_JM, 1), np.inf)
         fits_M = (len(self.kind_L) * needed_WJM.min(axis=1)).max(axis=0) <= 1 + 1e-9
         return np.where(fits_M & (m_M > 0), bound_M + stages.problem.engine.overhead.iteration.value, np.inf)
+
+    def _paid_WJM(self, whole_JM: Array, use_J: Array, at_J: IntArray, most: int) -> Array:
+        """What a stage of each kind pays of all resources, GPUs by class and places in the pipeline, by some prices.
+
+        Parameters
+        ----------
+        whole_JM
+            What all layers take of something on a stage of each kind. Prices under which kinds are alike bound best:
+            those of the linear program that spreads parts of layers, for some prices of a place.
+        use_J, at_J, most
+            GPUs of a stage, their class, and places.
+        """
+        place_WM = np.linspace(0.0, 1.0, _PLACES)[:, None] / whole_JM.min(axis=0)
+        worth_WJM = np.maximum(1.0 / whole_JM - place_WM[:, None, :], 0.0) / use_J[:, None]
+        price_WKM = np.zeros((len(place_WM), len(self.counts_K), whole_JM.shape[1]))
+        for k in np.unique(at_J):
+            price_WKM[:, k] = worth_WJM[:, at_J == k].max(axis=1)
+        have_WM = (price_WKM * self.counts_K[:, None]).sum(axis=1) + most * place_WM
+        paid_WJM = price_WKM[:, at_J] * use_J[:, None] + place_WM[:, None]
+        return np.asarray(paid_WJM / have_WM[:, None])
 
     @property
     def _reserve(self) -> float:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from planner.search.training.lagrange import directions, potentials_SXNP
+from planner.search.training.lagrange import potentials_SXNP
 from planner.search.training.stage_graph import Edges, Stage, StageGraph
 from planner.search.training.transport import assign
 
@@ -96,7 +96,7 @@ def least_sum(graph: StageGraph, edges: Edges, price_XK: Array, *, peak: float, 
         return nothing
     relaxed = edges.take(edges.relaxed_E)
     # prices on the sum, and prices alone: what these prove to be unaffordable no sum makes good
-    alone_XK = directions(len(graph.counts_K)) / np.maximum(graph.counts_K, 1)
+    alone_XK = graph.directions_XK
     scale_X = np.repeat([1.0, 0.0], [len(price_XK), len(alone_XK)])
     price_XK = np.concatenate([price_XK, alone_XK])
     limit_X = np.where(scale_X > 0, limit, _SLACK * 1e3)

@@ -9,7 +9,6 @@ G classes that join the same ports.
 
 from __future__ import annotations
 
-from itertools import product
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -19,9 +18,11 @@ from planner.search.training.stage_graph import Edges, StageGraph
 if TYPE_CHECKING:
     from planner.cost._types import Array, IntArray
 
-__all__ = ["best_prices", "directions", "may_be_afforded", "potentials_SXNP", "suffixes_SXNP"]
+__all__ = ["best_prices", "may_be_afforded", "potentials_SXNP", "suffixes_SXNP"]
 
-_ROUNDS: Final = 3
+_ROUNDS: Final = 5
+# What all GPUs are worth together, in units of the least sum.
+_SCALES: Final = (0.5, 1.5, 4.0, 12.0)
 
 
 def suffixes_SXNP(graph: StageGraph, edges: Edges, weight_XE: Array) -> Array:
@@ -102,19 +103,11 @@ def _bounds_X(graph: StageGraph, edges: Edges, price_XK: Array, scale: float) ->
     return np.asarray(least - price_XK @ graph.counts_K)
 
 
-def directions(types: int) -> Array:
-    """Price vectors that point evenly everywhere."""
-    steps = {1: 1, 2: 8, 3: 4}.get(types, 3)
-    grid = [one for one in product(range(steps + 1), repeat=types) if sum(one) == steps]
-    return np.asarray(grid, dtype=float) / steps
-
-
 def may_be_afforded(graph: StageGraph, edges: Edges) -> bool:
     """False where prices prove that no path is within the budgets; edges as in `Edges.relaxed_E`."""
     if not len(edges):
         return False
-    price_XK = directions(len(graph.counts_K)) / np.maximum(graph.counts_K, 1)
-    return bool(_bounds_X(graph, edges, price_XK, 0.0).max() <= 1e-9)
+    return bool(_bounds_X(graph, edges, graph.directions_XK, 0.0).max() <= 1e-9)
 
 
 def best_prices(graph: StageGraph, edges: Edges, prices_K: Array | None, enough: float) -> tuple[float, Array]:
@@ -145,11 +138,10 @@ def best_prices(graph: StageGraph, edges: Edges, prices_K: Array | None, enough:
         free = float(_bounds_X(graph, edges, nothing, 1.0)[0])
         if not np.isfinite(free):
             return np.inf, nothing[0]
-        scales = {1: (0.0, 0.3, 1.0, 3.0, 10.0, 40.0), 2: (0.0, 0.3, 1.0, 3.0, 10.0, 40.0), 3: (0.0, 0.5, 2.0, 10.0)}
-        steps = scales.get(types, (0.0, 1.0, 6.0))
-        price_XK = np.array(list(product(steps, repeat=types))) * (free / counts_K)
+        price_XK = (np.array(_SCALES)[:, None, None] * free * graph.directions_XK).reshape(-1, types)
     else:
         price_XK = np.concatenate([nothing, prices_K[None]])
+    price_XK = np.concatenate([nothing, price_XK]) if prices_K is None else price_XK
     value_X = _bounds_X(graph, edges, price_XK, 1.0)
     best = int(np.argmax(value_X))
     value, at = float(value_X[best]), price_XK[best]
