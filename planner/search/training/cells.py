@@ -369,23 +369,22 @@ def _labels(search: _Search, cell: _Cell, beam: int, limit: float) -> tuple[floa
 
 def _dive(search: _Search, cell: _Cell) -> None:
     """Look for a good plan of a graph: the shortest bottleneck that labels reach, at some limits of gradient sync."""
-    values = search.of(cell.graph)
-    syncs = len(values.sync) - 1
+    graph, values = search.graph_at(cell.graph), search.of(cell.graph)
+    rounds = max(graph.microbatches - 1, 1)
+    precise = _PRECISE * cell.bound
+    least = _fixed(search, cell)
+    worth = float(values.sync[-1])
     for share in (1.0, 0.5, 0.25, 0.12, 0.06, 0.03):
         sync = (0, max(0, int(np.searchsorted(values.sync, share * values.sync[-1], side="right")) - 1))
-        if share < 1.0 and sync[1] == syncs:
+        if share < 1.0 and worth - float(values.sync[sync[1]]) <= precise:
             continue
+        worth = float(values.sync[sync[1]])
         low, high = cell.peak
         high = min(high, int(np.searchsorted(values.peak, 4 * values.peak[low])))
-        precise = _PRECISE * cell.bound
-        rounds = max(search.graph_at(cell.graph).microbatches - 1, 1)
         while low < high and not search.late() and rounds * (values.peak[high] - values.peak[low]) > precise:
             middle = _middle(values.peak, low, high)
-            part = _bounded(search, replace(cell, peak=(cell.peak[0], middle), sync=sync, bound=0.0))
-            if part is None or part.peak[1] < middle:
-                low = middle + 1
-                continue
-            total, _ = _labels(search, part, _BEAM_WIDE, math.inf)
+            part = replace(cell, peak=(cell.peak[0], middle), sync=sync)
+            total, _ = _labels(search, part, _BEAM_WIDE, search.enough - least)
             if math.isfinite(total):
                 high = middle
             else:

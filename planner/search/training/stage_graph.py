@@ -176,7 +176,7 @@ class StageGraph:
     def alike_joins(self) -> tuple[list[IntArray], IntArray]:
         """Lists of ports that some class joins, and for each class which of them."""
         if self.joins_CP is None:
-            raise ValueError("the graph has no ports")
+            return [np.zeros(1, dtype=np.int64)], np.zeros(len(self.use_CK), dtype=np.int64)
         rows, of_C = np.unique(self.joins_CP, axis=0, return_inverse=True)
         return [np.flatnonzero(row) for row in rows], np.asarray(of_C).reshape(-1)
 
