@@ -252,8 +252,8 @@ def price_stage(
         apart = float(kinds_K @ expert_K) / schedule.expert_parallel
         each_K = each_K - expert_K * (1.0 - 1.0 / schedule.expert_parallel)
     largest = float(each_K[kinds_K > 0].max(initial=0.0))
-    state = state_bytes(job, stage.dp) * parameters + unsharded_bytes(job, stage.dp, largest)
-    state += state_bytes(job, stage.dp // schedule.expert_parallel) * apart if apart else 0.0
+    state = state_bytes(job, stage.dp, options) * parameters + unsharded_bytes(job, stage.dp, largest)
+    state += state_bytes(job, stage.dp // schedule.expert_parallel, options) * apart if apart else 0.0
     sizes = sorted(set(stage.microbatch_shares))
     sequences_B = np.array(sizes, dtype=float)
     in_flight = microbatches_in_flight(
@@ -272,6 +272,7 @@ def price_stage(
             sequence_parallel=schedule.sequence_parallel,
             flash_attention=flash,
             expert_parallel=schedule.expert_parallel,
+            stored=options.stored,
         )
         held_B = in_flight * (kinds_K @ held.saved_KB) + held.working_B + (held.logits_B if last else 0.0)
         if (*key, *sizes) not in known:
