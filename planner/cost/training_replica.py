@@ -143,8 +143,8 @@ class PricedStage:
 
     Parameters
     ----------
-    seconds
-        One microbatch, forward and backward, on the slowest replica.
+    seconds, forward
+        One microbatch, forward and backward, on the slowest replica; how much of that is the forward pass.
     parts_P, error_P, provenance_P
         Seconds of its layers part by part, and what they rest on.
     memory, doubt, limit
@@ -156,6 +156,7 @@ class PricedStage:
     """
 
     seconds: float
+    forward: float
     parts_P: Array
     error_P: tuple[float, ...]
     provenance_P: tuple[Provenance, ...]
@@ -259,6 +260,8 @@ def price_stage(
             )
         work, column = known[(*key, *sizes)], sizes.index(share)
         ends = (work.first_B[column] if first else 0.0) + (work.last_B[column] if last else 0.0)
+        forward = float(kinds_K @ work.forward_PKB[:, :, column].sum(axis=0)) + kinds_K.sum() * work.overhead[0]
+        forward += (work.first_forward_B[column] if first else 0.0) + (work.last_forward_B[column] if last else 0.0)
         terms = update_terms(device, ring, job)
         gathered = _sharding_seconds(ring, parameters, engine) if options.sharded else 0.0
         shown = engine.training.gradient_sync.value if options.overlap else 1.0
@@ -267,6 +270,7 @@ def price_stage(
         doubt += engine.reserved_memory.value * (engine.reserved_memory.error or 0.0)
         priced[(*key, share)] = PricedStage(
             seconds=float(kinds_K @ work.layer_KB[:, column] + ends) + gathered,
+            forward=float(forward) + gathered / 3.0,  # one of two gathers; the scatter comes behind
             parts_P=(work.forward_PKB + work.backward_PKB)[:, :, column] @ kinds_K,
             error_P=work.error_P,
             provenance_P=work.provenance_P,
