@@ -150,8 +150,8 @@ class PricedStage:
 
     Parameters
     ----------
-    seconds
-        One microbatch, forward and backward, on the slowest replica.
+    seconds, forward
+        One microbatch, forward and backward, on the slowest replica; how much of that is the forward pass.
     parts_P, error_P, provenance_P
         Seconds of its layers part by part, and what they rest on.
     spent_X
@@ -165,6 +165,7 @@ class PricedStage:
     """
 
     seconds: float
+    forward: float
     parts_P: Array
     error_P: tuple[float, ...]
     provenance_P: tuple[Provenance, ...]
@@ -292,6 +293,8 @@ def price_stage(
             )
         work, column = known[(*key, *sizes)], sizes.index(share)
         ends = (work.first_B[column] if first else 0.0) + (work.last_B[column] if last else 0.0)
+        forward = float(kinds_K @ work.forward_PKB[:, :, column].sum(axis=0)) + kinds_K.sum() * work.overhead[0]
+        forward += (work.first_forward_B[column] if first else 0.0) + (work.last_forward_B[column] if last else 0.0)
         terms = update_terms(device, ring, job)
         gathered = sharding_seconds(ring, parameters, engine, job)
         shown = engine.training.gradient_sync.value if options.overlap else 1.0
@@ -308,6 +311,8 @@ def price_stage(
         seconds = float(kinds_K @ work.layer_KB[:, column] + ends) + gathered
         priced[(*key, share)] = PricedStage(
             seconds=seconds,
+            # one of ZeRO 3's two gathers; gradients are scattered behind the backward pass
+            forward=float(forward) + (gathered / 3.0 if job.zero_stage == 3 else 0.0),
             spent_X=_spent_X(work, kinds_K, column, seconds, gathered),
             parts_P=(work.forward_PKB + work.backward_PKB)[:, :, column] @ kinds_K,
             error_P=work.error_P,
