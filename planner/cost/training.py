@@ -152,6 +152,10 @@ class TrainingPrediction:
         Seconds.
     work_S, hop_S, update_S
         Seconds of each stage: one microbatch, the hops behind it in both directions, gradient sync with optimizer.
+    forward_S, sync_S
+        Of these, the forward pass and the gradient sync.
+    tied
+        Seconds to add up the gradients of tied embeddings.
     memory_S, limit_S
         Bytes on each GPU of a stage (of the tightest type, where types are mixed), and what the engine may use.
     breakdown
@@ -164,6 +168,9 @@ class TrainingPrediction:
     work_S: Array
     hop_S: Array
     update_S: Array
+    forward_S: Array
+    sync_S: Array
+    tied: float
     memory_S: tuple[Figure, ...]
     limit_S: tuple[float, ...]
     breakdown: Breakdown
@@ -247,6 +254,9 @@ def predict_training(
         work_S=work_S,
         hop_S=hop_S,
         update_S=update_S,
+        forward_S=np.array([stage.forward for stage in priced]),
+        sync_S=np.array([stage.sync for stage in priced]),
+        tied=tied,
         memory_S=tuple(
             Figure(value=stage.memory, unit="bytes", error=stage.doubt / stage.memory, provenance="spec")
             for stage in priced

@@ -33,7 +33,8 @@ import numpy as np
 from planner.cost.memory import embedding_bytes, head_bytes, weight_bytes_L
 from planner.cost.training_attention import score_bytes_K
 from planner.cost.training_experts import busiest_KB, expert_saved_K
-from planner.dtypes import DTYPE_BYTES
+from planner.cost.training_options import PLAIN, RunOptions
+from planner.dtypes import DTYPE_BYTES, Dtype
 from planner.engine import memory_budget
 from planner.model import layer_table
 
@@ -71,8 +72,8 @@ def optimizer_bytes(job: TrainingJob) -> float:
     return _OPTIMIZER_BYTES[job.optimizer]
 
 
-def state_bytes(job: TrainingJob, dp: int) -> float:
-    """Bytes per parameter on one GPU: weight, gradient and optimizer state.
+def state_bytes(job: TrainingJob, dp: int, options: RunOptions = PLAIN) -> float:
+    """Bytes per parameter on one GPU: weight, gradient and optimizer state; the weight alone where it is frozen.
 
     Examples
     --------
@@ -83,7 +84,9 @@ def state_bytes(job: TrainingJob, dp: int) -> float:
     """
     divided = dp if job.zero_stage >= 1 else 1
     weight = WEIGHT_BYTES / (dp if job.zero_stage >= 3 else 1)
-    gradient = GRADIENT_BYTES / (dp if job.zero_stage >= 2 else 1)
+    if options.frozen_weights:
+        return weight
+    gradient = options.gradient_bytes / (dp if job.zero_stage >= 2 else 1)
     return weight + gradient + optimizer_bytes(job) / divided
 
 
@@ -158,6 +161,7 @@ def activations(
     sequence_parallel: bool,
     flash_attention: bool = True,
     expert_parallel: int = 1,
+    stored: Dtype | None = None,
 ) -> Activations:
     """Activations of a microbatch on one GPU of a tensor-parallel group.
 
@@ -175,11 +179,15 @@ def activations(
         Whether the GPUs have it (`planner.cost.training_attention.has_flash_attention`).
     expert_parallel
         Groups that hold different experts: the busiest gets more than its share of tokens.
+    stored
+        Format that matrices are multiplied in, if not 16 bit: what they take in is kept in it.
     """
     tokens_B = np.asarray(sequences_B, dtype=float) * sequence_length
     parallel = sequence_parallel and tp > 1
     per_token_L = layer_table(model).activation_bytes_per_gpu_L(tp, sequence_parallel=parallel)
     whole_K = np.array([per_token_L[model.kind_of_layer.index(kind)] for kind in range(len(model.kinds))])
+    if stored is not None:
+        whole_K = whole_K - _narrower_bytes_K(model, tp, stored, sequence_parallel=parallel)
     scores_K = np.zeros_like(whole_K) if flash_attention else score_bytes_K(model, tp, sequence_length)
     if recompute == "full":
         input_bytes = model.hidden * DTYPE_BYTES[model.dtype] / (tp if parallel else 1)
@@ -200,6 +208,21 @@ def activations(
         working_B=working_B,
         logits_B=_LOGIT_BYTES * (model.vocab / tp) * tokens_B,
     )
+
+
+def _narrower_bytes_K(model: ModelSpec, tp: int, stored: Dtype, *, sequence_parallel: bool) -> Array:
+    """Bytes per token that a layer of each kind saves by keeping what its matrices take in as they multiply it.
+
+    Inputs of the first matrices of both blocks, and of the last one of the feed-forward block. What attention puts out
+    is kept twice: as attention needs it, and as the projection takes it in.
+    """
+    narrow, shared = DTYPE_BYTES[stored], tp if sequence_parallel else 1
+    saved = []
+    for kind in model.kinds:
+        inputs = 2.0 * model.hidden / shared + kind.ffn_width / tp
+        output = kind.attention.heads * kind.attention.value_dim / tp
+        saved.append((DTYPE_BYTES[model.dtype] - narrow) * inputs - narrow * output)
+    return np.array(saved)
 
 
 def microbatches_in_flight(microbatches: int, *, position: int, stages: int, chunks: int = 1) -> float:

@@ -30,7 +30,10 @@ class RunOptions:
         Whether collectives run beside kernels: tensor parallel ones in pieces of their matrix product, gradients
         behind the backward pass, hops behind another chunk's work where the schedule is interleaved.
     frozen_weights
-        Whether the layers' own weights are not trained (LoRA): they have no gradient.
+        Whether the layers' own weights are not trained (LoRA): they have no gradient and no optimizer state.
+    gradient_bytes
+        Bytes of a gradient as it is held. What is sent is priced as in fp32 whatever it is: so were the constants
+        fitted.
     flash_attention
         Whether attention is fused; None: where the GPU has it.
     stragglers
@@ -41,6 +44,7 @@ class RunOptions:
     matrix_format: MatrixFormat = "16bit"
     overlap: bool = False
     frozen_weights: bool = False
+    gradient_bytes: float = 4.0
     flash_attention: bool | None = None
     stragglers: bool = False
 

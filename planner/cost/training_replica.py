@@ -150,8 +150,8 @@ class PricedStage:
 
     Parameters
     ----------
-    seconds
-        One microbatch, forward and backward, on the slowest replica.
+    seconds, forward
+        One microbatch, forward and backward, on the slowest replica; how much of that is the forward pass.
     parts_P, error_P, provenance_P
         Seconds of its layers part by part, and what they rest on.
     spent_X
@@ -165,6 +165,7 @@ class PricedStage:
     """
 
     seconds: float
+    forward: float
     parts_P: Array
     error_P: tuple[float, ...]
     provenance_P: tuple[Provenance, ...]
@@ -252,8 +253,8 @@ def price_stage(
         apart = float(kinds_K @ expert_K) / schedule.expert_parallel
         each_K = each_K - expert_K * (1.0 - 1.0 / schedule.expert_parallel)
     largest = float(each_K[kinds_K > 0].max(initial=0.0))
-    state = state_bytes(job, stage.dp) * parameters + unsharded_bytes(job, stage.dp, largest)
-    state += state_bytes(job, stage.dp // schedule.expert_parallel) * apart if apart else 0.0
+    state = state_bytes(job, stage.dp, options) * parameters + unsharded_bytes(job, stage.dp, largest)
+    state += state_bytes(job, stage.dp // schedule.expert_parallel, options) * apart if apart else 0.0
     sizes = sorted(set(stage.microbatch_shares))
     sequences_B = np.array(sizes, dtype=float)
     in_flight = microbatches_in_flight(
@@ -272,6 +273,7 @@ def price_stage(
             sequence_parallel=schedule.sequence_parallel,
             flash_attention=flash,
             expert_parallel=schedule.expert_parallel,
+            stored=options.stored,
         )
         held_B = in_flight * (kinds_K @ held.saved_KB) + held.working_B + (held.logits_B if last else 0.0)
         if (*key, *sizes) not in known:
@@ -291,6 +293,8 @@ def price_stage(
             )
         work, column = known[(*key, *sizes)], sizes.index(share)
         ends = (work.first_B[column] if first else 0.0) + (work.last_B[column] if last else 0.0)
+        forward = float(kinds_K @ work.forward_PKB[:, :, column].sum(axis=0)) + kinds_K.sum() * work.overhead[0]
+        forward += (work.first_forward_B[column] if first else 0.0) + (work.last_forward_B[column] if last else 0.0)
         terms = update_terms(device, ring, job)
         gathered = sharding_seconds(ring, parameters, engine, job)
         shown = engine.training.gradient_sync.value if options.overlap else 1.0
@@ -307,6 +311,8 @@ def price_stage(
         seconds = float(kinds_K @ work.layer_KB[:, column] + ends) + gathered
         priced[(*key, share)] = PricedStage(
             seconds=seconds,
+            # one of ZeRO 3's two gathers; gradients are scattered behind the backward pass
+            forward=float(forward) + (gathered / 3.0 if job.zero_stage == 3 else 0.0),
             spent_X=_spent_X(work, kinds_K, column, seconds, gathered),
             parts_P=(work.forward_PKB + work.backward_PKB)[:, :, column] @ kinds_K,
             error_P=work.error_P,

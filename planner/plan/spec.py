@@ -9,7 +9,15 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    TypeAdapter,
+    model_serializer,
+    model_validator,
+)
 
 from planner.dtypes import Dtype
 from planner.plan.certificate import Certificate
@@ -23,7 +31,10 @@ __all__ = [
     "ModelInput",
     "Plan",
     "Replica",
+    "Role",
+    "Route",
     "Schedule",
+    "ServedInput",
     "ServingInputs",
     "ServingPlan",
     "Stage",
@@ -69,6 +80,14 @@ class EngineInput(_Strict):
     sha256: str
 
 
+class ServedInput(_Strict):
+    """One of several models that share a cluster, and who asks for it."""
+
+    model: ModelInput
+    workload: Workload
+    weight: float = Field(default=1.0, gt=0, description="What a request of the model is worth beside the others.")
+
+
 class ServingInputs(_Strict):
     """Everything a serving plan follows from; the workload's summary is held whole, to recompute from."""
 
@@ -76,6 +95,21 @@ class ServingInputs(_Strict):
     cluster: ClusterInput
     engine: EngineInput
     workload: Workload
+    further: tuple[ServedInput, ...] = Field(default=(), description="The other models that share the cluster.")
+    weight: float = Field(default=1.0, gt=0, description="What a request of the model is worth beside the others.")
+
+    @property
+    def served(self) -> tuple[ServedInput, ...]:
+        """Every model with its workload, in order."""
+        return (ServedInput(model=self.model, workload=self.workload, weight=self.weight), *self.further)
+
+    @model_serializer(mode="wrap")
+    def _without_defaults(self, written: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Say nothing of further models where there is one: such plans read as they always did."""
+        fields: dict[str, Any] = written(self)
+        if not self.further:
+            del fields["further"], fields["weight"]
+        return fields
 
 
 class Stage(_Strict):
@@ -95,11 +129,19 @@ class Replica(_Strict):
     model: str
     role: Role
     engine: str
-    share: float = Field(ge=0, le=1, description="Fraction of the requests routed here.")
+    share: float = Field(ge=0, le=1, description="Fraction of the model's requests routed here.")
     stages: tuple[Stage, ...]
     concurrency: int = Field(ge=1, description="Requests in flight at most: the engine's sequence limit.")
     engine_arguments: dict[str, int | float | str] = Field(description="What the engine is to be told: its own flags.")
     predicted: dict[str, Figure]
+
+
+class Route(_Strict):
+    """Requests that one replica prefills and another decodes."""
+
+    prefill: str = Field(description="Id of the replica that computes the prompt.")
+    decode: str = Field(description="Id of the replica that its KV cache is sent to.")
+    share: float = Field(gt=0, le=1, description="Fraction of the model's requests that go this way.")
 
 
 class ServingPlan(_Strict):
@@ -110,8 +152,21 @@ class ServingPlan(_Strict):
     generator: str = Field(description="Package and version that wrote the plan.")
     inputs: ServingInputs
     replicas: tuple[Replica, ...]
+    routes: tuple[Route, ...] = Field(default=(), description="From prefill to decode replicas, where they are apart.")
     predicted: dict[str, Figure]
+    per_model: dict[str, dict[str, Figure]] = Field(
+        default_factory=dict, description="Figures of each model by its name, where several share the cluster."
+    )
     certificate: Certificate
+
+    @model_serializer(mode="wrap")
+    def _without_defaults(self, written: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Say nothing of routes and models where there are none: such plans read as they always did."""
+        fields: dict[str, Any] = written(self)
+        for name in ("routes", "per_model"):
+            if not fields[name]:
+                del fields[name]
+        return fields
 
 
 class TrainingJob(_Strict):

@@ -15,6 +15,7 @@ from planner.search.hexgen import search_hexgen
 from planner.search.metis import search_metis
 from planner.search.problem import Searcher, ServingProblem, TrainingProblem
 from planner.search.serving import search_templates
+from planner.search.training.uniform import search_uniform
 from planner.search.volunteers import search_petals, search_swarm
 
 __all__ = ["COMPARED", "SERVING_METHODS", "TRAINING_METHODS", "serving_method", "training_method"]
@@ -37,6 +38,7 @@ SERVING_METHODS: Final[Mapping[str, Searcher[ServingProblem, ServingPlan]]] = {
 TRAINING_METHODS: Final[Mapping[str, Searcher[TrainingProblem, TrainingPlan]]] = {
     "exact": search_exact,
     "metis": search_metis,
+    "uniform": search_uniform,
 }
 
 # What a comparison of all methods runs: the exact one, those of the literature, and what people do by hand.

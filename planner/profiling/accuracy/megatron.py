@@ -203,6 +203,7 @@ def _bridge(row: Row) -> Measured:
         stragglers=True,
         matrix_format=_FORMATS[spelt],
         frozen_weights="LoRA" in row.text("task"),
+        gradient_bytes=2.0,  # the recipes behind the summaries set grad_reduce_in_fp32 to false
     )
     setting = Setting(
         model=model,

@@ -144,7 +144,7 @@ def even_layers(row: Row, layers: int, stages: int) -> tuple[int, ...]:
 
 
 @lru_cache(maxsize=64)
-def _cluster(device: str, nodes: int, gpus_per_node: int, nic: float) -> Cluster:
+def run_cluster(device: str, nodes: int, gpus_per_node: int, nic: float) -> Cluster:
     spec = ClusterSpec.model_validate(
         {
             "name": "truth",
@@ -190,7 +190,7 @@ def price(setting: Setting, engine: EngineProfile | None = None) -> Run:
     if fault is not None:
         raise SkipRowError(fault)
     gpus = tp * groups * stages
-    cluster = _cluster(
+    cluster = run_cluster(
         setting.device.name, -(-gpus // setting.gpus_per_node), min(gpus, setting.gpus_per_node), setting.nic
     )
     placed, first = [], 0

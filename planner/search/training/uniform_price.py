@@ -133,12 +133,12 @@ class UniformPricer:
         seconds, memory = [], []
         for zero, job in self._jobs.items():
             gathered_S, update_S = self._updates_S(job, geometry.rings_S, dense_S)
-            state_S = state_bytes(job, cell.groups) * dense_S
+            state_S = state_bytes(job, cell.groups, options) * dense_S
             state_S = state_S + np.array([unsharded_bytes(job, cell.groups, one) for one in largest_S])
             if expert_rings is not None:
                 theirs_S, later_S = self._updates_S(job, expert_rings, apart_S)
                 gathered_S, update_S = gathered_S + theirs_S, update_S + later_S
-                state_S = state_S + state_bytes(job, cell.groups // cell.ep) * apart_S
+                state_S = state_S + state_bytes(job, cell.groups // cell.ep, options) * apart_S
             if zero not in (engine.zero_stages if cell.pp == 1 else engine.pipelined_zero_stages):
                 seconds.append(np.full(work_SRM.shape[1:], np.inf))
             else:
@@ -275,6 +275,7 @@ class UniformPricer:
                     sequence_parallel=cell.sequence_parallel,
                     flash_attention=self._flash,
                     expert_parallel=cell.ep,
+                    stored=self.options.stored,
                 )
                 for recompute in self.choices.recomputes
             ]
