@@ -32,13 +32,13 @@ if TYPE_CHECKING:
     from planner.cost.training import TrainingPrediction
     from planner.search.training.stage_graph import Stage, StageGraph
 
-__all__ = ["MAX_MICROBATCH", "MAX_STAGES", "TOLERANCE", "search_exact"]
+__all__ = ["MAX_MICROBATCH", "MAX_STAGES", "NEAR", "search_exact"]
 
 # Stages of a pipeline unless the problem says otherwise, and sequences of a microbatch per data-parallel group.
 MAX_STAGES: Final = 16
 MAX_MICROBATCH: Final = 32
-# Relative distance of plan and bound at which the search ends.
-TOLERANCE: Final = 1e-3
+# Relative distance of plan and bound from which on the search goes on about as long again, and no longer.
+NEAR: Final = 1e-3
 
 
 def search_exact(
@@ -46,7 +46,7 @@ def search_exact(
     budget: Budget,
     /,
     *,
-    tolerance: float = TOLERANCE,
+    near: float = NEAR,
     on_better: Callable[[float], None] | None = None,
 ) -> SearchResult[TrainingPlan]:
     """Find the plan with the shortest iteration.
@@ -57,8 +57,8 @@ def search_exact(
         What to train, where, under which engine, with which batch.
     budget
         Time limit and progress callback. A search that ends by itself answers the same every time.
-    tolerance
-        Relative distance of plan and bound at which the search may end.
+    near
+        Relative distance of plan and bound from which on the search goes on about as long again; 0: to the end.
     on_better
         Told the seconds of each better plan when it is found.
 
@@ -94,10 +94,10 @@ def search_exact(
     outlined = JobGraphs(stages).outlines()
     answer = search_graphs(
         [outline for _, outline in outlined],
-        time_limit=budget.remaining(),
-        tolerance=tolerance,
+        content=near,
         report=budget.report,
         referee=referee.seconds,
+        late=lambda: budget.remaining() <= 0,
     )
     if answer.graph is None:
         tried = list(families(stages))

@@ -35,6 +35,8 @@ _NARROW: Final = 0.15
 # Precision of a first look.
 _PRECISE: Final = 0.005
 _SLACK: Final = 1e-12
+# Cells looked at in any case once the bound is near.
+_PATIENCE: Final = 200
 # Graphs that are searched for a good plan as soon as they are opened.
 _DIVES: Final = 24
 
@@ -115,12 +117,13 @@ class _Search:
     given: Sequence[StageGraph | Outline]
     referee: Callable[[StageGraph, tuple[Stage, ...]], float] | None
     tolerance: float
-    deadline: float
+    late: Callable[[], bool]
     started: float
     seconds: float = math.inf
     graph: int | None = None
     path: tuple[Stage, ...] = ()
     found_at: float = 0.0
+    near_at: int = -1  # cells until the bound came near
     lowest: float = math.inf  # least bound of what was closed without being exact
     values: dict[int, _Values] = field(default_factory=dict)
     graphs: dict[int, StageGraph] = field(default_factory=dict)
@@ -132,8 +135,13 @@ class _Search:
         """Bound at which a cell is closed."""
         return self.seconds / (1.0 + self.tolerance) if math.isfinite(self.seconds) else math.inf
 
-    def late(self) -> bool:
-        return time.monotonic() >= self.deadline
+    def content(self, bound: float, distance: float) -> bool:
+        """Whether a bound is near, and has been for long enough."""
+        if distance <= 0 or not math.isfinite(self.seconds) or bound * (1 + distance) < self.seconds:
+            return False
+        if self.near_at < 0:
+            self.near_at = self.counts["cells"]
+        return self.counts["cells"] > 2 * self.near_at + _PATIENCE
 
     def graph_at(self, g: int) -> StageGraph:
         """A graph, made when it is first asked for."""
@@ -176,8 +184,10 @@ def search_graphs(
     *,
     time_limit: float = math.inf,
     tolerance: float = 0.0,
+    content: float = 0.0,
     report: Callable[[str, float], None] | None = None,
     referee: Callable[[StageGraph, tuple[Stage, ...]], float] | None = None,
+    late: Callable[[], bool] | None = None,
 ) -> Answer:
     """Find the shortest iteration over all paths of all graphs.
 
@@ -189,13 +199,18 @@ def search_graphs(
         Seconds after which the best plan so far is returned with the bound proven so far.
     tolerance
         A plan this much (relative) above the bound is good enough; 0 closes everything.
+    content
+        From this distance (relative) on, the search goes on about as long again, by cells; 0: to the end.
     report
         Told what is done, and its share.
     referee
         Seconds of a plan where a graph's price is only a bound on it.
+    late
+        Whether time is up, instead of `time_limit`.
     """
     started = time.monotonic()
-    search = _Search(graphs, referee, max(tolerance, _SLACK), started + time_limit, started)
+    late = late or (lambda: time.monotonic() >= started + time_limit)
+    search = _Search(graphs, referee, max(tolerance, _SLACK), late, started)
     heap: list[tuple[float, int, _Cell]] = []
     for g, graph in enumerate(graphs):
         bound = graph.bound if isinstance(graph, Outline) else _cheap_bound(graph)
@@ -206,7 +221,7 @@ def search_graphs(
     dived: set[int] = set()
     first = heap[0][0] if heap else math.inf
     while heap and heap[0][0] < search.enough:
-        if search.late():
+        if search.late() or search.content(heap[0][0], content):
             break
         bound, _, cell = heapq.heappop(heap)
         if report is not None and math.isfinite(search.seconds):
@@ -226,6 +241,8 @@ def search_graphs(
                 search.close(child.bound)
     for bound, _, _ in heap:
         search.close(bound)
+    if report is not None:
+        report("closing cells", 1.0)
     closed = not heap or heap[0][0] >= search.enough
     lower = min(search.lowest, search.enough)  # intervals were cut, and cells closed, where they could not beat that
     lower = search.seconds if tolerance <= 0 and lower >= search.enough else lower

@@ -25,7 +25,7 @@ from planner.search.training.stage_graph import StageGraph
 
 if TYPE_CHECKING:
     from planner.cost._types import Array, IntArray
-    from planner.search.stage_classes import StageClass, StageClasses
+    from planner.search.stage_classes import StageClasses
 
 __all__ = ["GraphKey", "JobGraphs"]
 
@@ -88,7 +88,9 @@ class JobGraphs:
             for parallel in (True, False):
                 if one.sequence_parallel == parallel or (one.tp == 1 and degree == 0):
                     found.setdefault((name, degree, parallel), []).append(j)
-        for (_, degree, parallel), kinds in sorted(found.items(), key=lambda pair: (pair[0][0], pair[0][1], -pair[0][2])):
+        for (_, degree, parallel), kinds in sorted(
+            found.items(), key=lambda pair: (pair[0][0], pair[0][1], -pair[0][2])
+        ):
             alone = all(self.stages.classes[j].tp == 1 for j in kinds)
             if degree == 0 and alone and not parallel and any(one.sequence_parallel for one in self.stages.classes):
                 continue  # these are among those with sequence parallelism
@@ -125,7 +127,7 @@ class JobGraphs:
     def _bound_M(self, family: tuple[int, ...], kinds: list[int], degree: int, recompute: int) -> Array:
         """Seconds that no plan of a graph undercuts, for each microbatch size; infinite where nothing fits.
 
-        Whatever the prices of GPUs and of places in the pipeline: what all layers pay at least is at most what there is.
+        Whatever the prices of GPUs and places in the pipeline: what all layers pay at least is at most what there is.
         """
         stages, dp = self.stages, self.stages.degrees[degree]
         classes = [stages.classes[j] for j in kinds]
@@ -207,7 +209,7 @@ class JobGraphs:
         priced = {j: self._priced(key, j, dp) for j in kinds}
         tied = self._tied(kinds, links, dp)
         m = int(stages.microbatches_DM[key.degree, key.size])
-        for c, (j, port, hop, joined, _) in enumerate(variants):
+        for c, (j, _, hop, joined, _) in enumerate(variants):
             time, updates, held = priced[j]
             last = np.arange(N) == N - 1
             ends = last if hop is None else ~last
@@ -356,4 +358,3 @@ def _sums(value_L: Array) -> Array:
     """Sum of every interval of layers, shape (boundaries, boundaries); what is no interval is not positive."""
     upto = np.concatenate([[0.0], np.cumsum(value_L)])
     return np.asarray(upto[None, :] - upto[:, None])
-

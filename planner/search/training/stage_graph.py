@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Edges", "Hops", "Stage", "StageGraph"]
 
+
 def _even(types: int) -> Array:
     """Price vectors that point evenly everywhere, the sum of each 1."""
     steps = {1: 1, 2: 8, 3: 4}.get(types, 2)
