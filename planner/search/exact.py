@@ -218,10 +218,15 @@ def _family_in_words(stages: StageClasses) -> str:
     )
     types = "any node classes in any order" if engine.mixed_gpu_types else "node classes of one GPU type in any order"
     recomputes = "any recomputation" if "selective" in stages.recomputes else "full recomputation or none"
+    shapes = _shapes(stages.problem)
+    contexts, experts = (max((shape[i] for shape in shapes), default=1) for i in (0, 1))
+    together = [f"context parallelism up to {contexts}"] if contexts > 1 else []
+    together += [f"expert parallelism up to {experts}"] if experts > 1 else []
+    divided = "".join(f"; {what}, by powers of two, among groups that lie alike on every node" for what in together)
     return (
         f"1F1B pipelines of at most {stages.max_stages} stages on {types}, each stage on one node class, its groups"
         f" filling nodes or side by side in one; {degree}, a power of two within a node; any data-parallel degree and"
-        f" microbatch size up to {max(stages.sizes)} that divide the batch; any contiguous split of the layers;"
+        f" microbatch size up to {max(stages.sizes)} that divide the batch{divided}; any contiguous split of the layers;"
         f" {recomputes}; sequence parallelism where tensor parallelism divides the sequences;"
         f" ZeRO {stages.problem.job.zero_stage}"
     )

@@ -50,7 +50,8 @@ def check(plan: TrainingPlan, problem: TrainingProblem) -> None:
     assert all(stage.memory.value <= stage.memory_limit * (1 + 1e-12) for stage in plan.stages)
     schedule = plan.schedule
     for stage in plan.stages:
-        assert stage.dp * schedule.microbatch_size * schedule.microbatches == problem.job.global_batch
+        sequences = stage.dp * schedule.microbatch_size * schedule.microbatches
+        assert sequences == problem.job.global_batch * schedule.context_parallel
     assert check_training(plan, problem.model, problem.cluster, problem.engine) == []
 
 

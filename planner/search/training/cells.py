@@ -389,19 +389,32 @@ def _dive(search: _Search, cell: _Cell) -> None:
     graph, values = search.graph_at(cell.graph), search.of(cell.graph)
     rounds = max(graph.microbatches - 1, 1)
     precise = _PRECISE * cell.bound
-    least = _fixed(search, cell)
-    worth = float(values.sync[-1])
+    least, worth = _fixed(search, cell), float(values.sync[-1])
+    ported = graph.joins_CP is not None
     for share in (1.0, 0.5, 0.25, 0.12, 0.06, 0.03):
         sync = (0, max(0, int(np.searchsorted(values.sync, share * values.sync[-1], side="right")) - 1))
-        if share < 1.0 and worth - float(values.sync[sync[1]]) <= precise:
+        if share < 1.0 and worth - float(values.sync[sync[1]]) <= (precise if ported else 0.0):
             continue
         worth = float(values.sync[sync[1]])
         low, high = cell.peak
         high = min(high, int(np.searchsorted(values.peak, 4 * values.peak[low])))
+        if ported and math.isfinite(search.enough):  # a longer bottleneck cannot win
+            most = float(values.peak[low]) + (search.enough - cell.bound) / rounds
+            high = min(high, int(np.searchsorted(values.peak, most, side="right")) - 1)
         while low < high and not search.late() and rounds * (values.peak[high] - values.peak[low]) > precise:
             middle = _middle(values.peak, low, high)
             part = replace(cell, peak=(cell.peak[0], middle), sync=sync)
-            total, _ = _labels(search, part, _BEAM_WIDE, search.enough - least)
+            if ported:  # bounds take longer than labels there
+                edges = _allowed(search, part)
+                possible = may_be_afforded(graph, edges.take(edges.relaxed_E))
+            else:
+                cut = _bounded(search, replace(part, bound=0.0))
+                possible = cut is not None and cut.peak[1] == middle
+                part = part if cut is None else cut
+            if not possible:
+                low = middle + 1
+                continue
+            total, _ = _labels(search, part, _BEAM_WIDE, search.enough - least if ported else math.inf)
             if math.isfinite(total):
                 high = middle
             else:

@@ -9,6 +9,7 @@ G classes that join the same ports.
 
 from __future__ import annotations
 
+from itertools import product
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -20,9 +21,11 @@ if TYPE_CHECKING:
 
 __all__ = ["best_prices", "may_be_afforded", "potentials_SPNX", "suffixes_SPNX"]
 
-_ROUNDS: Final = 5
+_ROUNDS: Final = 3
 # What all GPUs are worth together, in units of the least sum.
 _SCALES: Final = (0.5, 1.5, 4.0, 12.0)
+# The same of each of few types.
+_GRID: Final = (0.0, 0.3, 1.0, 3.0, 10.0, 40.0)
 
 
 def suffixes_SPNX(graph: StageGraph, edges: Edges, weight_EX: Array) -> Array:
@@ -134,7 +137,10 @@ def best_prices(graph: StageGraph, edges: Edges, prices_K: Array | None, enough:
         free = float(_bounds_X(graph, edges, nothing, 1.0)[0])
         if not np.isfinite(free):
             return np.inf, nothing[0]
-        price_XK = (np.array(_SCALES)[:, None, None] * free * graph.directions_XK).reshape(-1, types)
+        if types <= 2:
+            price_XK = np.array(list(product(_GRID, repeat=types))) * (free / counts_K)
+        else:
+            price_XK = (np.array(_SCALES)[:, None, None] * free * graph.directions_XK).reshape(-1, types)
     else:
         price_XK = np.concatenate([nothing, prices_K[None]])
     price_XK = np.concatenate([nothing, price_XK]) if prices_K is None else price_XK

@@ -206,7 +206,7 @@ class StageGraph:
         if not single.any():
             return np.asarray(even_XK)
         at_C = self.use_CK.argmax(axis=1)
-        place_X = np.linspace(0.0, 0.9, 7)[:, None] / each_C[single].min()
+        place_X = np.linspace(0.0, 0.9, 5)[:, None] / each_C[single].min()
         worth_XC = np.maximum(1.0 / each_C[single] - place_X, 0.0) / use_C[single]
         price_XK = np.zeros((len(place_X), len(counts_K)))
         for k in np.unique(at_C[single]):
