@@ -226,7 +226,7 @@ def _family_in_words(stages: StageClasses) -> str:
     return (
         f"1F1B pipelines of at most {stages.max_stages} stages on {types}, each stage on one node class, its groups"
         f" filling nodes or side by side in one; {degree}, a power of two within a node; any data-parallel degree and"
-        f" microbatch size up to {max(stages.sizes)} that divide the batch{divided}; any contiguous split of the layers;"
-        f" {recomputes}; sequence parallelism where tensor parallelism divides the sequences;"
+        f" microbatch size up to {max(stages.sizes)} that divide the batch{divided}; any contiguous split of the"
+        f" layers; {recomputes}; sequence parallelism where tensor parallelism divides the sequences;"
         f" ZeRO {stages.problem.job.zero_stage}"
     )
