@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from planner.cli import options as opt
+from planner.cli.configurations import Table, Top
 from planner.cli.cost_models import (
     Asked,
     CostModel,
@@ -116,20 +117,23 @@ def training(
             rich_help_panel="Job",
         ),
     ] = 1,
-    method: opt.Method = "metis",
+    method: opt.Method = "exact",
     weight_dtype: opt.WeightDtype = None,
     assume: opt.Assume = None,
     max_stages: opt.MaxStages = None,
     time_limit: opt.TimeLimit = 60.0,
     seed: opt.Seed = 0,
     workers: opt.Workers = 1,
+    top: Top = 10,
+    table: Table = None,
     output: opt.Output = None,
     json: opt.Json = False,
     quiet: opt.Quiet = False,
 ) -> None:
     """Plan training: stages, tensor and data parallelism, layers, microbatches.
 
-    The plan is laid out on stderr. Its JSON goes to stdout with --json, to a file with -o FILE.
+    The plan is laid out on stderr. Its JSON goes to stdout with --json, to a file with -o FILE. For Megatron-Core the
+    best uniform configurations of each GPU type stand beside it, with what the next ones lose by.
 
     [dim]planner training -m llama-2-7b -c a100-v100-t4-32 --global-batch-size 256 --seq-len 2048 -o plan.json[/dim]
     """
@@ -179,4 +183,17 @@ def training(
     sink.put(
         result.plan,
         lambda: training_report(result.plan, loaded_model, loaded_cluster, loaded_engine, searched=searched),
+    )
+    from planner.cli.configurations import put_configurations
+
+    put_configurations(
+        result.plan,
+        loaded_model,
+        loaded_cluster,
+        loaded_engine,
+        max_stages=max_stages,
+        time_limit=time_limit,
+        top=top,
+        file=table,
+        quiet=quiet,
     )

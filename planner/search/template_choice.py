@@ -290,24 +290,45 @@ class TemplateChooser:
                 return None
             active = relaxed.active
             support = np.flatnonzero(relaxed.copies_T > 1e-9)
-            rough = support[self._level_M[support] == _ROUGH]
-            if self._late() and self._best:
+            if (self._late() and self._best) or not self.tighten(support, relaxed):
                 return relaxed
-            if rough.size:
-                unbounded = np.flatnonzero((self._level_M == _ROUGH) & (self.up_M > 0))
-                wanted = self._most_wanted(unbounded, relaxed, _CAPS_AT_ONCE)
-                self._bound_by_caps(np.union1d(rough, wanted), relaxed)
-                continue
-            loose = support[self._level_M[support] == _CAPS]
-            if loose.size:
-                bounded = np.flatnonzero((self._level_M == _CAPS) & (self.up_M > 0))
-                self._bound_orders(np.union1d(loose, self._most_wanted(bounded, relaxed, _ORDERED_AT_ONCE)))
-                continue
-            fresh = support[self._level_M[support] == _ORDERED]
-            if not fresh.size:
-                return relaxed
-            bounded = np.flatnonzero((self._level_M == _ORDERED) & (self.up_M > 0))
-            self._price(np.union1d(fresh, self._most_wanted(bounded, relaxed, _PRICED_AT_ONCE)))
+
+    def tighten(self, rows: IntArray, relaxed: PoolRelaxation) -> bool:
+        """Look one step closer at some multisets, and at others that promise most; False where all of them are priced.
+
+        Parameters
+        ----------
+        rows
+            The multisets; those that were looked at least are the ones that are taken.
+        relaxed
+            Says what copies are worth to the whole, in units of what they serve.
+        """
+        rough = rows[self._level_M[rows] == _ROUGH]
+        if rough.size:
+            unbounded = np.flatnonzero((self._level_M == _ROUGH) & (self.up_M > 0))
+            wanted = self._most_wanted(unbounded, relaxed, _CAPS_AT_ONCE)
+            self._bound_by_caps(np.union1d(rough, wanted), relaxed)
+            return True
+        loose = rows[self._level_M[rows] == _CAPS]
+        if loose.size:
+            bounded = np.flatnonzero((self._level_M == _CAPS) & (self.up_M > 0))
+            self._bound_orders(np.union1d(loose, self._most_wanted(bounded, relaxed, _ORDERED_AT_ONCE)))
+            return True
+        fresh = rows[self._level_M[rows] == _ORDERED]
+        if not fresh.size:
+            return False
+        bounded = np.flatnonzero((self._level_M == _ORDERED) & (self.up_M > 0))
+        self._price(np.union1d(fresh, self._most_wanted(bounded, relaxed, _PRICED_AT_ONCE)))
+        return True
+
+    def best_of(self, rows: Sequence[int]) -> Templates:
+        """Return the best template found of each of some priced multisets."""
+        return Templates.join([self._best[int(row)] for row in rows])
+
+    @property
+    def priced_M(self) -> BoolArray:
+        """Which multisets are priced."""
+        return np.asarray(self._level_M == _PRICED)
 
     def _price_ordered(self, rows: IntArray, relaxed: PoolRelaxation) -> None:
         """Price some multisets, and a few that promise most beside them."""

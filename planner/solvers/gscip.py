@@ -61,7 +61,7 @@ def solve_gscip(program: IntegerProgram, time_limit: float, seed: int = 0) -> In
             time_limit=timedelta(seconds=max(time_limit, _SHORTEST)),
             threads=1,
             random_seed=seed,
-            relative_gap_tolerance=0.0,
+            relative_gap_tolerance=program.close,
             absolute_gap_tolerance=0.0,
         ),
     )

@@ -26,7 +26,7 @@ from planner.search.training.stage_graph import Edges, Stage, StageGraph
 if TYPE_CHECKING:
     from planner.cost._types import Array
 
-__all__ = ["Answer", "search_graphs"]
+__all__ = ["Answer", "Outline", "search_graphs"]
 
 # Labels per step while cells are wide, and once they are narrow.
 _BEAM_WIDE, _BEAM_NARROW = 150, 6000
@@ -37,6 +37,22 @@ _PRECISE: Final = 0.005
 _SLACK: Final = 1e-12
 # Graphs that are searched for a good plan as soon as they are opened.
 _DIVES: Final = 24
+
+
+@dataclass(frozen=True, slots=True)
+class Outline:
+    """A graph that is made only when it may win.
+
+    Parameters
+    ----------
+    bound
+        Seconds that none of its plans undercuts.
+    build
+        Makes it.
+    """
+
+    bound: float
+    build: Callable[[], StageGraph]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +112,8 @@ class _Values:
 
 @dataclass(slots=True)
 class _Search:
-    graphs: Sequence[StageGraph]
+    given: Sequence[StageGraph | Outline]
+    referee: Callable[[StageGraph, tuple[Stage, ...]], float] | None
     tolerance: float
     deadline: float
     started: float
@@ -106,6 +123,8 @@ class _Search:
     found_at: float = 0.0
     lowest: float = math.inf  # least bound of what was closed without being exact
     values: dict[int, _Values] = field(default_factory=dict)
+    graphs: dict[int, StageGraph] = field(default_factory=dict)
+    priced: dict[tuple[int, tuple[Stage, ...]], float] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=lambda: {"graphs": 0, "cells": 0, "label_searches": 0, "labels": 0})
 
     @property
@@ -116,15 +135,33 @@ class _Search:
     def late(self) -> bool:
         return time.monotonic() >= self.deadline
 
+    def graph_at(self, g: int) -> StageGraph:
+        """A graph, made when it is first asked for."""
+        if g not in self.graphs:
+            given = self.given[g]
+            self.graphs[g] = given.build() if isinstance(given, Outline) else given
+        return self.graphs[g]
+
+    def forget(self, g: int) -> None:
+        """Let go of a graph that is closed; it can be made again."""
+        if isinstance(self.given[g], Outline) and g != self.graph:
+            self.graphs.pop(g, None)
+            self.values.pop(g, None)
+
     def of(self, g: int) -> _Values:
         if g not in self.values:
-            edges = self.graphs[g].edges
-            self.values[g] = _Values(self.graphs[g].peaks, np.unique(edges.sync_E), np.unique(edges.update_E))
+            edges = self.graph_at(g).edges
+            self.values[g] = _Values(self.graph_at(g).peaks, np.unique(edges.sync_E), np.unique(edges.update_E))
         return self.values[g]
 
     def offer(self, g: int, paths: Sequence[tuple[Stage, ...]]) -> None:
+        graph = self.graph_at(g)
         for path in paths:
-            seconds, _, _ = self.graphs[g].price(path)
+            seconds, _, _ = graph.price(path)
+            if self.referee is not None and seconds < self.seconds * (1 - _SLACK):
+                if (g, path) not in self.priced:
+                    self.priced[g, path] = self.referee(graph, path)
+                seconds = max(seconds, self.priced[g, path])
             if seconds < self.seconds * (1 - _SLACK):
                 self.seconds, self.graph, self.path = seconds, g, path
                 self.found_at = time.monotonic() - self.started
@@ -135,30 +172,33 @@ class _Search:
 
 
 def search_graphs(
-    graphs: Sequence[StageGraph],
+    graphs: Sequence[StageGraph | Outline],
     *,
     time_limit: float = math.inf,
     tolerance: float = 0.0,
     report: Callable[[str, float], None] | None = None,
+    referee: Callable[[StageGraph, tuple[Stage, ...]], float] | None = None,
 ) -> Answer:
     """Find the shortest iteration over all paths of all graphs.
 
     Parameters
     ----------
     graphs
-        One per number of microbatches (and whatever else the caller tells apart).
+        One per number of microbatches (and whatever else the caller tells apart), or outlines of them.
     time_limit
         Seconds after which the best plan so far is returned with the bound proven so far.
     tolerance
         A plan this much (relative) above the bound is good enough; 0 closes everything.
     report
         Told what is done, and its share.
+    referee
+        Seconds of a plan where a graph's price is only a bound on it.
     """
     started = time.monotonic()
-    search = _Search(graphs, max(tolerance, _SLACK), started + time_limit, started)
+    search = _Search(graphs, referee, max(tolerance, _SLACK), started + time_limit, started)
     heap: list[tuple[float, int, _Cell]] = []
     for g, graph in enumerate(graphs):
-        bound = _cheap_bound(graph)
+        bound = graph.bound if isinstance(graph, Outline) else _cheap_bound(graph)
         if math.isfinite(bound):
             heap.append((bound, g, _Cell(g, (0, -1), (0, -1), (0, -1), bound)))
     heapq.heapify(heap)
@@ -227,7 +267,7 @@ def _cheap_bound(graph: StageGraph) -> float:
 
 
 def _allowed(search: _Search, cell: _Cell) -> Edges:
-    values, edges = search.of(cell.graph), search.graphs[cell.graph].edges
+    values, edges = search.of(cell.graph), search.graph_at(cell.graph).edges
     rows = (
         (edges.peak_E <= values.peak[cell.peak[1]])
         & (edges.sync_E <= values.sync[cell.sync[1]])
@@ -239,7 +279,7 @@ def _allowed(search: _Search, cell: _Cell) -> Edges:
 def _open(search: _Search, cell: _Cell) -> Iterator[_Cell]:
     """A graph's first cell: all bottlenecks from the least that GPUs can pay for."""
     search.counts["graphs"] += 1
-    graph, values = search.graphs[cell.graph], search.of(cell.graph)
+    graph, values = search.graph_at(cell.graph), search.of(cell.graph)
     if not len(graph.edges):
         return
     whole = replace(
@@ -282,7 +322,7 @@ def _middle(array: Array, low: int, high: int) -> int:
 
 def _fixed(search: _Search, cell: _Cell) -> float:
     """Seconds that every plan of a cell takes besides the sum of its stages."""
-    graph, values = search.graphs[cell.graph], search.of(cell.graph)
+    graph, values = search.graph_at(cell.graph), search.of(cell.graph)
     return (
         (graph.microbatches - 1) * float(values.peak[cell.peak[0]])
         + float(values.sync[cell.sync[0]])
@@ -294,7 +334,7 @@ def _fixed(search: _Search, cell: _Cell) -> float:
 def _bounded(search: _Search, cell: _Cell) -> _Cell | None:
     """Cut a cell by the best plan and bound it by prices; None where nothing is left."""
     search.counts["cells"] += 1
-    graph, values = search.graphs[cell.graph], search.of(cell.graph)
+    graph, values = search.graph_at(cell.graph), search.of(cell.graph)
     fixed = _fixed(search, cell)
     m, (low, high) = graph.microbatches, cell.peak
     if math.isfinite(search.enough) and m > 1:
@@ -316,7 +356,7 @@ def _bounded(search: _Search, cell: _Cell) -> _Cell | None:
 
 def _labels(search: _Search, cell: _Cell, beam: int, limit: float) -> tuple[float, bool]:
     """Search a cell by labels; return the least sum, and whether that is exact."""
-    graph = search.graphs[cell.graph]
+    graph = search.graph_at(cell.graph)
     prices = np.array(cell.prices_K)
     price_XK = prices * np.array([1.0, 0.0, 0.5, 2.0])[:, None]
     peak = float(search.of(cell.graph).peak[cell.peak[1]])
@@ -338,7 +378,7 @@ def _dive(search: _Search, cell: _Cell) -> None:
         low, high = cell.peak
         high = min(high, int(np.searchsorted(values.peak, 4 * values.peak[low])))
         precise = _PRECISE * cell.bound
-        rounds = max(search.graphs[cell.graph].microbatches - 1, 1)
+        rounds = max(search.graph_at(cell.graph).microbatches - 1, 1)
         while low < high and not search.late() and rounds * (values.peak[high] - values.peak[low]) > precise:
             middle = _middle(values.peak, low, high)
             part = _bounded(search, replace(cell, peak=(cell.peak[0], middle), sync=sync, bound=0.0))
@@ -354,7 +394,7 @@ def _dive(search: _Search, cell: _Cell) -> None:
 
 def _split(search: _Search, cell: _Cell) -> list[_Cell]:
     """Close a cell by labels, or cut it in two."""
-    graph, values = search.graphs[cell.graph], search.of(cell.graph)
+    graph, values = search.graph_at(cell.graph), search.of(cell.graph)
     again = _bounded(search, cell)
     if again is None:
         return []
@@ -377,6 +417,8 @@ def _split(search: _Search, cell: _Cell) -> list[_Cell]:
         if exact:
             bound = fixed + min(total, limit)
             if single and math.isfinite(total):  # found and offered: nothing else is in the cell
+                if search.referee is not None:  # the bound stays below what the plan really takes
+                    search.close(bound)
                 return [replace(cell, bound=max(cell.bound, bound))] if bound >= search.enough else []
             cell = replace(cell, bound=max(cell.bound, bound))
             if cell.bound >= search.enough or not math.isfinite(total):

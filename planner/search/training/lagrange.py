@@ -3,7 +3,8 @@
 For prices ``q >= 0`` the least ``sum_s (v_s + q u_s) - q N`` over all paths is a bound on the least ``sum_s v_s`` over
 those within the budgets N. Many price vectors are tried at once.
 
-Legend: X price vector, K GPU type, N layer boundary, S stages from here to the end, E edge.
+Legend: X price vector, K GPU type, N layer boundary, S stages from here to the end, E edge, P port, C class,
+G classes that join the same ports.
 """
 
 from __future__ import annotations
@@ -18,45 +19,75 @@ from planner.search.training.stage_graph import Edges, StageGraph
 if TYPE_CHECKING:
     from planner.cost._types import Array, IntArray
 
-__all__ = ["best_prices", "directions", "may_be_afforded", "potentials_SXN", "suffixes_SXN"]
+__all__ = ["best_prices", "directions", "may_be_afforded", "potentials_SXNP", "suffixes_SXNP"]
 
 _ROUNDS: Final = 3
 
 
-def suffixes_SXN(graph: StageGraph, edges: Edges, weight_XE: Array) -> Array:
-    """Least weight of every suffix by its number of stages; edges sorted by start."""
-    X, N = len(weight_XE), graph.num_layers + 1
+def suffixes_SXNP(graph: StageGraph, edges: Edges, weight_XE: Array) -> Array:
+    """Least weight of every suffix by its number of stages, and by the port that its first stage offers."""
+    X, N, P = len(weight_XE), graph.num_layers + 1, graph.num_ports
     most = min(graph.max_stages, graph.num_layers)
-    least = np.full((most + 1, X, N), np.inf)
-    least[0, :, N - 1] = 0.0
-    shallow = int(edges.depth_E.min(initial=most))
+    least = np.full((most + 1, X, N, P), np.inf)
+    least[0, :, N - 1, 0] = 0.0
+    place_E = edges.start_E * P + (edges.level_E if P > 1 else 0)
+    order = np.argsort(place_E, kind="stable")
+    place_E, end_E, depth_E, weight_XE = place_E[order], edges.end_E[order], edges.depth_E[order], weight_XE[:, order]
+    behind_E = end_E * len(graph.use_CK) + edges.own_E[order] if P > 1 else end_E
+    shallow = int(depth_E.min(initial=most))
+    first = _first_of_each(place_E)
     for s in range(1, most + 1):
-        rows: slice | IntArray = slice(None) if s <= shallow else np.flatnonzero(edges.depth_E >= s)
-        if not len(edges.depth_E[rows]):
-            break
-        start = edges.start_E[rows]
-        first = _first_of_each(start)
-        reach = weight_XE[:, rows] + least[s - 1][:, edges.end_E[rows]]
-        least[s][:, start[first]] = np.minimum.reduceat(reach, first, axis=1)
+        if s > shallow:
+            rows = np.flatnonzero(depth_E >= s)
+            if not len(rows):
+                break
+            place_E, behind_E, depth_E, weight_XE = place_E[rows], behind_E[rows], depth_E[rows], weight_XE[:, rows]
+            first = _first_of_each(place_E)
+            shallow = int(depth_E.min())
+        reach_XF = _behind(graph, least[s - 1])
+        reach = weight_XE + reach_XF[:, behind_E]
+        least[s].reshape(X, N * P)[:, place_E[first]] = np.minimum.reduceat(reach, first, axis=1)
         if not np.isfinite(least[s]).any():
             break
     return least
 
 
-def potentials_SXN(graph: StageGraph, edges: Edges, weight_XE: Array) -> Array:
-    """Least weight of what comes before a boundary behind which there are s stages; edges sorted by end."""
-    X, N = len(weight_XE), graph.num_layers + 1
+def _behind(graph: StageGraph, least_XNP: Array) -> Array:
+    """Least suffix that each class may have behind it at each boundary, shape (X, boundaries x classes)."""
+    X, N, _ = least_XNP.shape
+    if graph.joins_CP is None:
+        return least_XNP.reshape(X, N)
+    groups, of_C = graph.alike_joins
+    least_XNG = np.stack([least_XNP[:, :, ports].min(axis=2, initial=np.inf) for ports in groups], axis=2)
+    return np.asarray(least_XNG[:, :, of_C].reshape(X, -1))
+
+
+def potentials_SXNP(graph: StageGraph, edges: Edges, weight_XE: Array) -> Array:
+    """Least weight of what comes before a boundary behind which there are s stages, the first with a port."""
+    X, N, P = len(weight_XE), graph.num_layers + 1, graph.num_ports
     most = min(graph.max_stages, graph.num_layers)
-    least = np.full((most + 1, X, N), np.inf)
-    least[:, :, 0] = 0.0
+    least = np.full((most + 1, X, N, P), np.inf)
+    least[:, :, 0, :] = 0.0
+    groups, of_C = graph.alike_joins if P > 1 else ([np.zeros(1, dtype=np.int64)], np.zeros(len(graph.use_CK)))
+    G = len(groups)
+    place_E = edges.end_E * G + (of_C[edges.class_E] if P > 1 else 0)
+    order = np.argsort(place_E, kind="stable")
+    place_E, depth_E, weight_XE = place_E[order], edges.depth_E[order], weight_XE[:, order]
+    before_E = edges.start_E[order] * P + (edges.level_E[order] if P > 1 else 0)
+    deep = int(depth_E.min(initial=most))
+    first_all = _first_of_each(place_E)
     for s in range(most - 1, -1, -1):
-        rows = np.flatnonzero(edges.depth_E > s)
-        if not len(rows):
+        rows: slice | IntArray = slice(None) if s < deep else np.flatnonzero(depth_E > s)
+        place = place_E[rows]
+        if not len(place):
             continue
-        end = edges.end_E[rows]
-        first = _first_of_each(end)
-        reach = weight_XE[:, rows] + least[s + 1][:, edges.start_E[rows]]
-        least[s][:, end[first]] = np.minimum.reduceat(reach, first, axis=1)
+        first = first_all if s < deep else _first_of_each(place)
+        reach = weight_XE[:, rows] + least[s + 1].reshape(X, N * P)[:, before_E[rows]]
+        found = np.full((X, N * G), np.inf)
+        found[:, place[first]] = np.minimum.reduceat(reach, first, axis=1)
+        found = found.reshape(X, N, G)
+        for g, ports in enumerate(groups):
+            least[s][:, :, ports] = np.minimum(least[s][:, :, ports], found[:, :, g : g + 1])
     return least
 
 
@@ -65,13 +96,9 @@ def _first_of_each(sorted_E: IntArray) -> IntArray:
     return np.concatenate([[0], 1 + np.flatnonzero(sorted_E[1:] != sorted_E[:-1])])
 
 
-def _by_start(edges: Edges) -> Edges:
-    return edges.take(np.argsort(edges.start_E, kind="stable"))
-
-
 def _bounds_X(graph: StageGraph, edges: Edges, price_XK: Array, scale: float) -> Array:
     weight_XE = scale * edges.total_E + graph.prices_C(price_XK)[:, edges.class_E]
-    least = suffixes_SXN(graph, edges, weight_XE)[1:, :, 0].min(axis=0)
+    least = suffixes_SXNP(graph, edges, weight_XE)[1:, :, 0].min(axis=(0, 2))
     return np.asarray(least - price_XK @ graph.counts_K)
 
 
@@ -87,7 +114,7 @@ def may_be_afforded(graph: StageGraph, edges: Edges) -> bool:
     if not len(edges):
         return False
     price_XK = directions(len(graph.counts_K)) / np.maximum(graph.counts_K, 1)
-    return bool(_bounds_X(graph, _by_start(edges), price_XK, 0.0).max() <= 1e-9)
+    return bool(_bounds_X(graph, edges, price_XK, 0.0).max() <= 1e-9)
 
 
 def best_prices(graph: StageGraph, edges: Edges, prices_K: Array | None, enough: float) -> tuple[float, Array]:
@@ -109,7 +136,6 @@ def best_prices(graph: StageGraph, edges: Edges, prices_K: Array | None, enough:
     array, shape (K,)
         Its prices.
     """
-    edges = _by_start(edges)
     types = len(graph.counts_K)
     nothing = np.zeros((1, types))
     if not len(edges):

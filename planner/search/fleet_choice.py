@@ -1,0 +1,181 @@
+"""Which templates of which models to use, and how many: the master program over pools priced only where it matters.
+
+The same as `planner.search.template_choice` does for one model, for columns of several models and roles that share the
+rows of room: the program over what templates cannot exceed bounds every plan; where its answer rests on templates that
+are not priced, these are looked at more closely; the plan is the program's answer over what priced templates reach.
+
+Legend: T template of any model, A model, Y pairing of a prefill class with a decode class.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from planner.errors import TimeLimitError
+
+if TYPE_CHECKING:
+    from planner.cost._types import Array, IntArray
+    from planner.search.fleet_pool import FleetPool
+    from planner.search.problem import Budget
+    from planner.solvers.fleet import FleetMaster, FleetRelaxation, FleetSolution
+
+__all__ = ["FleetChoice", "FleetChooser"]
+
+_MOST_COLUMNS: Final = 400  # of an integer program; the others enter its bound by their reduced cost
+_TURNS: Final = 12  # programs after which a plan will do, however far from the bound
+_CLOSE: Final = 2e-4  # relative distance of plan and bound at which nothing more is looked for
+_MOST_SECONDS: Final = 4.0  # of one program, unless more than three times that is left
+_LEAST_SECONDS: Final = 0.3  # of a program, whatever the limit: the plans so far must not be thrown away
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FleetChoice:
+    """Copies of priced templates, and what bounds them.
+
+    Parameters
+    ----------
+    solution
+        Copies, flows, what each model is served.
+    bound
+        Of the objective: no plan scales or serves more, or costs less.
+    proven
+        Whether the program was closed.
+    price_C
+        What one more GPU of each class would add to the objective, by the program without whole numbers.
+    """
+
+    solution: FleetSolution
+    bound: float
+    proven: bool
+    price_C: Array
+
+
+class FleetChooser:
+    """Chooses from the pools of all models.
+
+    Parameters
+    ----------
+    pool
+        What there is.
+    budget
+        Time, and who is told.
+    """
+
+    def __init__(self, pool: FleetPool, budget: Budget) -> None:
+        self.pool, self._budget = pool, budget
+
+    def choose(self, master: FleetMaster) -> FleetChoice | None:
+        """Solve the program; None if no choice serves what is asked.
+
+        Raises
+        ------
+        TimeLimitError
+            If the time passes before any choice is found.
+        """
+        pool = self.pool
+        relaxed = self._relaxed(master, np.flatnonzero(pool.simple_T()))
+        if relaxed is None:
+            return None
+        best: FleetSolution | None = None
+        bound, closed, hopeful = relaxed.value, False, False
+        for _ in range(_TURNS):
+            best = self._incumbent(master, relaxed, best)
+            bound = min(bound, relaxed.value)
+            if self._near_enough(best, bound):
+                break
+            near, rest = self._near(relaxed, best)
+            if self._late() and best is not None:
+                break
+            value_T = np.where(pool.priced_T, pool.rate_T, pool.up_T) if hopeful else pool.up_T
+            try:
+                answer = master.best(
+                    value_T, columns=near, time_limit=self._seconds(), seed=self._budget.seed, close=_CLOSE / 2
+                )
+            except TimeLimitError:
+                break
+            if answer is None:  # the demand is met in fractions alone
+                if not hopeful:
+                    return None
+                break
+            used = np.flatnonzero(answer.copies_T)
+            fresh = used[~pool.priced_T[used]]
+            if not hopeful:
+                # what contains a column that was left out is bounded by its reduced cost
+                bound = min(bound, max(answer.bound, relaxed.value + rest))
+                closed = answer.proven and not fresh.size
+            if self._near_enough(best, bound):
+                break
+            if fresh.size:
+                while not self._late() and pool.tighten(fresh, relaxed):
+                    pass
+                if not hopeful:
+                    relaxed = self._relaxed(master, relaxed.active)
+                    if relaxed is None:
+                        return None
+            elif hopeful:
+                best = answer if best is None or answer.value > best.value else best
+                break
+            else:
+                hopeful = True
+            self._budget.report("choosing replicas", 0.5)
+        if best is None:
+            if self._late():
+                raise TimeLimitError(f"no choice of replicas was found within {self._budget.time_limit:g} s")
+            return None
+        return FleetChoice(
+            solution=best,
+            bound=master.bound_of(max(bound, best.value)),
+            proven=closed or self._near_enough(best, bound),
+            price_C=relaxed.price_C,
+        )
+
+    def _relaxed(self, master: FleetMaster, active: IntArray) -> FleetRelaxation | None:
+        """Solve without whole numbers, and price what that rests on until it rests on nothing else."""
+        while True:
+            relaxed = master.relax(self.pool.up_T, active)
+            if relaxed is None:
+                return None
+            active = relaxed.active
+            support = np.flatnonzero(relaxed.copies_T > 1e-9)
+            if (self._late() and (self.pool.rate_T > 0).any()) or not self.pool.tighten(support, relaxed):
+                return relaxed
+
+    def _incumbent(
+        self, master: FleetMaster, relaxed: FleetRelaxation, best: FleetSolution | None
+    ) -> FleetSolution | None:
+        """Solve over what priced templates reach, those that a better plan than the one so far may contain."""
+        rows = np.flatnonzero(self.pool.rate_T > 0)
+        rows = np.intersect1d(rows, self._near(relaxed, best)[0])
+        try:
+            found = master.best(
+                self.pool.rate_T, columns=rows, time_limit=self._seconds(), seed=self._budget.seed, close=_CLOSE / 2
+            )
+        except TimeLimitError:
+            found = None
+        if found is None or (best is not None and found.value <= best.value):
+            return best
+        return found
+
+    def _near(self, relaxed: FleetRelaxation, best: FleetSolution | None) -> tuple[IntArray, float]:
+        """Templates that a better plan may contain, and the best reduced cost of those left out."""
+        value = -math.inf if best is None else best.value
+        near = np.flatnonzero(relaxed.reduced_T >= value - relaxed.value - 1e-9 * abs(relaxed.value))
+        near = near[np.isfinite(relaxed.reduced_T[near])]
+        if len(near) <= _MOST_COLUMNS:
+            return near, -math.inf
+        order = near[np.argsort(-relaxed.reduced_T[near], kind="stable")]
+        return np.sort(order[:_MOST_COLUMNS]), float(relaxed.reduced_T[order[_MOST_COLUMNS]])
+
+    def _near_enough(self, best: FleetSolution | None, bound: float) -> bool:
+        return best is not None and abs(bound - best.value) <= _CLOSE * max(abs(bound), 1e-300)
+
+    def _seconds(self) -> float:
+        left = self._budget.remaining()
+        return max(min(left / 3, max(_MOST_SECONDS, left / 6)), _LEAST_SECONDS)
+
+    def _late(self) -> bool:
+        return self._budget.remaining() <= 0.15 * self._budget.time_limit

@@ -1,0 +1,215 @@
+"""Everything that a master program for several models may choose from: the pools of all models in one numbering.
+
+Replicas that prefill and decode together come from one `TemplateChooser` per model, which looks at its multisets more
+closely only where the program rests on them. Replicas of one role (`planner.search.role_templates`) are few and priced
+from the beginning.
+
+Legend: T template of any model, A model, M multiset of one model, J stage kind of all models, C node class.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from planner.search.template_choice import TemplateChooser
+from planner.search.template_pool import enumerate_multisets
+from planner.search.template_pricer import TemplatePricer
+from planner.search.templates import StageKind, stage_kinds
+from planner.solvers.fleet import WHOLE, FleetColumns, FleetRelaxation
+from planner.solvers.master import MasterProblem, PoolRelaxation
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from planner.cost._types import Array, BoolArray, IntArray
+    from planner.search.problem import Budget, FleetProblem
+    from planner.search.role_templates import RoleTemplates
+
+__all__ = ["FleetPool", "ModelPool"]
+
+_LEAST_WORTH: Final = 1e-9  # of the dearest model's; cheaper requests are not told apart
+
+
+@dataclass(frozen=True, slots=True)
+class ModelPool:
+    """Replicas of one model.
+
+    Parameters
+    ----------
+    kinds
+        Its stage kinds.
+    pricer
+        Of its templates.
+    chooser
+        Of replicas that prefill and decode together; None where there are to be none.
+    apart
+        Replicas of one role; None where there are to be none.
+    depth
+        Most stages.
+    """
+
+    kinds: Sequence[StageKind]
+    pricer: TemplatePricer
+    chooser: TemplateChooser | None
+    apart: RoleTemplates | None
+    depth: int
+
+    @classmethod
+    def of(cls, problem: FleetProblem, index: int, depth: int, most: int, budget: Budget) -> ModelPool:
+        """Enumerate what a model's replicas may be made of, up to a number of stages and of multisets."""
+        alone = problem.alone(index, roles=problem.roles)
+        kinds = stage_kinds(alone)
+        pricer = TemplatePricer(alone, kinds)
+        chooser = apart = None
+        if problem.roles != "disaggregated":
+            pool = enumerate_multisets(alone, kinds, depth, most=most)
+            chooser = TemplateChooser(alone, kinds, pricer, pool, budget)
+        if problem.roles != "colocated":
+            from planner.search.role_templates import role_templates
+
+            apart = role_templates(alone, kinds, depth)
+        return cls(kinds, pricer, chooser, apart, depth)
+
+    @property
+    def able(self) -> bool:
+        """Whether anything may serve the model at all."""
+        together = self.chooser is not None and bool((self.chooser.up_M > 0).any())
+        return together or (self.apart is not None and self.apart.able)
+
+
+class FleetPool:
+    """All templates of all models.
+
+    Parameters
+    ----------
+    problem
+        What is to be served.
+    models
+        Pools in the order of the models.
+    """
+
+    def __init__(self, problem: FleetProblem, models: Sequence[ModelPool]) -> None:
+        self.problem, self.models = problem, tuple(models)
+        self.kinds: list[StageKind] = sorted(
+            {kind for model in models for kind in model.kinds}, key=lambda kind: (kind.node_class, kind.tp)
+        )
+        position = {kind: j for j, kind in enumerate(self.kinds)}
+        chunks: list[IntArray] = []
+        client: list[IntArray] = []
+        role: list[IntArray] = []
+        source: list[IntArray] = []
+        target: list[IntArray] = []
+        self._whole: list[slice] = []
+        self._apart: list[slice] = []
+        end = 0
+        for a, model in enumerate(models):
+            own = [position[kind] for kind in model.kinds]
+            parts = [np.zeros((0, len(own)), dtype=np.int64)]
+            if model.chooser is not None:
+                parts.append(model.chooser.pool.chunks_MJ(len(own)))
+            self._whole.append(slice(end, end + len(parts[-1])))
+            end += len(parts[-1])
+            roles = [np.full(len(parts[-1]), WHOLE)]
+            ends = [np.full((len(parts[-1]), 2), -1)]
+            if model.apart is not None:
+                parts.append(model.apart.chunks_TJ)
+                roles.append(model.apart.role_T)
+                ends.append(np.stack([model.apart.from_T, model.apart.to_T], axis=1))
+                self._apart.append(slice(end, end + len(parts[-1])))
+                end += len(parts[-1])
+            else:
+                self._apart.append(slice(end, end))
+            rows = np.concatenate(parts)
+            wide = np.zeros((len(rows), len(self.kinds)), dtype=np.int64)
+            wide[:, own] = rows
+            chunks.append(wide)
+            client.append(np.full(len(rows), a))
+            role.append(np.concatenate(roles))
+            source.append(np.concatenate(ends)[:, 0])
+            target.append(np.concatenate(ends)[:, 1])
+        self.chunks_TJ = np.concatenate(chunks)
+        self.client_T, self.role_T = np.concatenate(client), np.concatenate(role)
+        self.from_T, self.to_T = np.concatenate(source), np.concatenate(target)
+        self.up_T, self.rate_T = np.zeros(end), np.zeros(end)
+        self.priced_T = np.ones(end, dtype=bool)
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Take over what the choosers of the models have found out."""
+        for model, whole, apart in zip(self.models, self._whole, self._apart, strict=True):
+            if model.chooser is not None:
+                self.up_T[whole], self.rate_T[whole] = model.chooser.up_M, model.chooser.rate_M
+                self.priced_T[whole] = model.chooser.priced_M
+            if model.apart is not None:
+                self.up_T[apart], self.rate_T[apart] = model.apart.bound_T, model.apart.rate_T
+
+    def columns(self, cost_J: Array) -> FleetColumns:
+        """Write the templates for the master program, a GPU group of each kind at its cost."""
+        classes = self.problem.cluster.classes
+        return FleetColumns(
+            room=MasterProblem(
+                value_T=self.up_T,
+                cost_T=(self.chunks_TJ @ np.asarray(cost_J)).astype(float),
+                chunks_TJ=self.chunks_TJ,
+                class_J=np.array([kind.node_class for kind in self.kinds]),
+                size_J=np.array([kind.tp for kind in self.kinds]),
+                bin_size_C=np.array([c.gpus_per_node for c in classes]),
+                bins_C=np.array([len(c.nodes) for c in classes]),
+            ),
+            client_T=self.client_T,
+            role_T=self.role_T,
+            from_T=self.from_T,
+            to_T=self.to_T,
+        )
+
+    def simple_T(self) -> BoolArray:
+        """Templates with stages of one kind: those that every choice can begin with."""
+        return np.asarray((self.chunks_TJ > 0).sum(axis=1) == 1)
+
+    def tighten(self, rows: IntArray, relaxed: FleetRelaxation) -> bool:
+        """Look one step closer at some templates; False where all of them are priced."""
+        closer = False
+        greatest = float(relaxed.worth_T.max(initial=0.0))
+        for model, whole in zip(self.models, self._whole, strict=True):
+            mine = rows[(rows >= whole.start) & (rows < whole.stop)]
+            mine = mine[~self.priced_T[mine]]
+            if model.chooser is None or not mine.size:
+                continue
+            # in units of what they serve, as a model's own program has it
+            worth = max(float(relaxed.worth_T[whole].max(initial=0.0)), _LEAST_WORTH * greatest, 1e-300)
+            own = PoolRelaxation(
+                value=relaxed.value / worth,
+                copies_T=relaxed.copies_T[whole],
+                reduced_T=relaxed.reduced_T[whole] / worth,
+                price_C=relaxed.price_C / worth,
+                active=mine - whole.start,
+            )
+            closer |= model.chooser.tighten(mine - whole.start, own)
+        if closer:
+            self.refresh()
+        return closer
+
+    def whole_row(self, t: int) -> tuple[int, int]:
+        """Model of a template that prefills and decodes, and its row in the model's pool."""
+        a = int(self.client_T[t])
+        return a, t - self._whole[a].start
+
+    def apart_row(self, t: int) -> tuple[int, int]:
+        """Model of a template of one role, and its row among those of the model."""
+        a = int(self.client_T[t])
+        return a, t - self._apart[a].start
+
+    @property
+    def looked_at(self) -> dict[str, int]:
+        """What was looked at, and how closely, over all models."""
+        total: dict[str, int] = {}
+        for model in self.models:
+            if model.chooser is not None:
+                for name, count in model.chooser.looked_at.items():
+                    total[name] = total.get(name, 0) + count
+            if model.apart is not None:
+                total["of one role"] = total.get("of one role", 0) + len(model.apart.rate_T)
+        return total
