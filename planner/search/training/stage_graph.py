@@ -128,8 +128,8 @@ class StageGraph:
         How boundaries count.
     constant
         Seconds on top of every iteration.
-    max_stages
-        Most stages.
+    max_stages, min_stages
+        Most and fewest stages.
     bounding_C
         Classes that bounds need: another is never cheaper than one of these in time and GPUs alike. None: all.
     port_C, joins_CP
@@ -153,6 +153,7 @@ class StageGraph:
     hops: Hops = field(default_factory=Hops)
     constant: float = 0.0
     max_stages: int = 16
+    min_stages: int = 1
     bounding_C: BoolArray | None = None
     port_C: IntArray | None = None
     joins_CP: BoolArray | None = None

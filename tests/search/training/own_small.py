@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import combinations
+from itertools import combinations, pairwise, product
 
 from planner.cost.memory import tensor_parallel_fault
 from planner.cost.training import predict_training
 from planner.cost.training_attention import sequence_parallel_fault
 from planner.cost.training_experts import expert_fault
 from planner.cost.training_replica import PlacedTrainingStage
+from planner.engine.chunks import chunk_fault
 from planner.plan import Schedule
 from planner.search.problem import TrainingProblem
 from planner.search.training.placing import Seat, place
@@ -132,10 +133,19 @@ def _runs(
                 )
                 for s, (_, tp) in enumerate(row)
             ]
-            for recompute in ("none", "selective", "full"):
+            chunks = [
+                v
+                for v in range(1, problem.model.num_layers + 2)
+                if chunk_fault([end - start for start, end in pairwise(bounds)], v) is None
+                and (v == 1 or (problem.engine.interleaving and whole // micro % len(row) == 0))
+                and (v == 1 or len(problem.model.kinds) == 1)
+            ]
+            for recompute, virtual in product(("none", "selective", "full"), chunks):
                 yield (
                     stages,
                     Schedule(
+                        name="interleaved" if virtual > 1 else "1f1b",
+                        virtual_stages=virtual,
                         microbatch_size=micro,
                         microbatches=whole // micro,
                         recompute=recompute,  # type: ignore[arg-type]
