@@ -111,8 +111,8 @@ class TemplatePricer:
             latencies, no split being faster.
         """
         grid_G, output = self.tables.grid_G, self.tables.demand.output
-        fits_B, light = self._relaxed(stack, np.zeros(len(stack.stages_B), dtype=int))
-        feasible_B = fits_B & self._meets(light)
+        fits_B, light = self.relaxed(stack, np.zeros(len(stack.stages_B), dtype=int))
+        feasible_B = fits_B & self.meets(light)
         bound_B = np.where(feasible_B, light.rate_B, 0.0)
         low_B, high_B = np.where(feasible_B, 0, -1), np.where(feasible_B, len(grid_G), 0)
         while True:
@@ -120,15 +120,15 @@ class TemplatePricer:
             if not rows.size:
                 break
             at = (low_B[rows] + high_B[rows]) // 2
-            fits, state = self._relaxed(stack.take(rows), at)
-            feasible = fits & self._meets(state)
+            fits, state = self.relaxed(stack.take(rows), at)
+            feasible = fits & self.meets(state)
             bound_B[rows] = np.maximum(bound_B[rows], np.where(feasible, state.rate_B, 0.0))
             low_B[rows] = np.where(feasible, at, low_B[rows])
             high_B[rows] = np.where(feasible, high_B[rows], at)
         best_B, next_B, scans = low_B.copy(), low_B - 1, 0
         ceiling_B = np.zeros(len(bound_B))
         rows = np.flatnonzero(low_B >= 0)
-        ceiling_B[rows] = self._unlimited(stack.take(rows), low_B[rows])
+        ceiling_B[rows] = self.unlimited(stack.take(rows), low_B[rows])
         while True:
             reachable_B = stack.stages_B * grid_G[np.maximum(next_B, 0)] / (output * light.tpot_B)
             loose_B = np.minimum(ceiling_B, reachable_B) > bound_B * _LOOSE
@@ -138,21 +138,21 @@ class TemplatePricer:
                 rest_B = np.where(next_B >= 0, np.minimum(ceiling_B, reachable_B), 0.0)
                 return np.maximum(bound_B, rest_B), best_B, fits_B, light
             part = stack.take(rows)
-            _, state = self._relaxed(part, next_B[rows])
+            _, state = self.relaxed(part, next_B[rows])
             better = state.rate_B > bound_B[rows]
             bound_B[rows[better]] = state.rate_B[better]
             best_B[rows[better]] = next_B[rows[better]]
-            ceiling_B[rows] = np.minimum(ceiling_B[rows], self._unlimited(part, next_B[rows]))
+            ceiling_B[rows] = np.minimum(ceiling_B[rows], self.unlimited(part, next_B[rows]))
             next_B[rows] -= 1
             scans += 1
 
-    def _unlimited(self, stack: Stack, at_B: IntArray) -> Array:
+    def unlimited(self, stack: Stack, at_B: IntArray) -> Array:
         """Rate without memory that no smaller decode batch exceeds."""
-        _, state = self._relaxed(stack, at_B, memory=False)
+        _, state = self.relaxed(stack, at_B, memory=False)
         slack_BS = self.tables.slack_JG[stack.kinds, at_B[:, None]]
         return np.asarray(state.rate_B * np.where(stack.present_BS, slack_BS, 1.0).max(axis=1))
 
-    def _relaxed(self, stack: Stack, at_B: IntArray, *, memory: bool = True) -> tuple[BoolArray, SteadyState]:
+    def relaxed(self, stack: Stack, at_B: IntArray, *, memory: bool = True) -> tuple[BoolArray, SteadyState]:
         """Latencies that no split of the layers beats at a decode batch, and whether any split fits the memory."""
         least: dict[Iteration, Array] = {}
         through: dict[Iteration, Array] = {}
@@ -246,8 +246,8 @@ class TemplatePricer:
         low_B, high_B = np.full(B, -1), np.where(known_B, limit, 0)
         rate_B, at_B = np.zeros(B), np.zeros(B, dtype=int)
         while True:
-            state = self._state(stack, bounds, at_B)
-            feasible_B = known_B & self._fits(stack, bounds, at_B) & self._meets(state)
+            state = self.state(stack, bounds, at_B)
+            feasible_B = known_B & self._fits(stack, bounds, at_B) & self.meets(state)
             rate_B = np.maximum(rate_B, np.where(feasible_B, state.rate_B, 0.0))
             low_B = np.where(feasible_B, np.maximum(low_B, at_B), low_B)
             high_B = np.where(feasible_B, high_B, np.minimum(high_B, at_B))
@@ -265,8 +265,8 @@ class TemplatePricer:
             fits_B = self._fits(part, bounds, at_B)
             if not fits_B.any():
                 break
-            state = self._state(part, bounds, at_B)
-            best_B[rows] = np.maximum(best_B[rows], np.where(fits_B & self._meets(state), state.rate_B, 0.0))
+            state = self.state(part, bounds, at_B)
+            best_B[rows] = np.maximum(best_B[rows], np.where(fits_B & self.meets(state), state.rate_B, 0.0))
         return best_B
 
     def polished(self, templates: Templates) -> Templates:
@@ -293,7 +293,8 @@ class TemplatePricer:
         rate_B = np.maximum(rate_B, self._best_rates(stack, bounds))
         return replace(templates, bounds_BS1=bounds, rate_B=rate_B, bound_B=np.maximum(templates.bound_B, rate_B))
 
-    def _state(self, stack: Stack, bounds_BS1: IntArray, at_B: IntArray) -> SteadyState:
+    def state(self, stack: Stack, bounds_BS1: IntArray, at_B: IntArray) -> SteadyState:
+        """Latencies and rates of given splits at a decode batch."""
         tables = self.tables
         one_hot = np.eye(len(tables.model.kinds), dtype=int)[tables.kind_of_layer]
         prefix = np.concatenate([np.zeros((1, one_hot.shape[1]), dtype=int), one_hot.cumsum(axis=0)])
@@ -331,7 +332,8 @@ class TemplatePricer:
         limit = tables.capacity_J[stack.kinds] * (1 + 1e-12)
         return np.asarray((~stack.present_BS | (held_BS <= limit)).all(axis=-1))
 
-    def _meets(self, state: SteadyState) -> BoolArray:
+    def meets(self, state: SteadyState) -> BoolArray:
+        """Whether latencies are within the SLO."""
         slo = self.tables.slo
         tpot = np.inf if slo.tpot is None else slo.tpot
         ttft = np.finfo(float).max if slo.ttft is None else slo.ttft

@@ -23,7 +23,7 @@ from planner.cost.memory import (
 from planner.cost.network import node_collective, wire_time
 from planner.cost.serving import BATCH_GRID, Demand, Iteration, stage_table
 from planner.engine import memory_budget
-from planner.search.links import fastest_link
+from planner.search.links import fastest_inside, fastest_link
 from planner.search.templates import StageKind
 
 if TYPE_CHECKING:
@@ -86,10 +86,12 @@ class TemplateTables:
         self.tp_J = np.array([kind.tp for kind in kinds])
         self.class_J = np.array([kind.node_class for kind in kinds])
         self.node_size_J = np.array([c.gpus_per_node for c in classes])
-        self.inside_J = _links([c.intra_link for c in classes])
+        self.inside_J = _links([fastest_inside(c) for c in classes])
         indices = range(len(cluster.classes))
         fastest = [[fastest_link(cluster, a, b) if b >= a else None for b in indices] for a in indices]
-        between = [[fastest[min(a, b)][max(a, b)] or cluster.classes[a].intra_link for b in indices] for a in indices]
+        between = [
+            [fastest[min(a, b)][max(a, b)] or fastest_inside(cluster.classes[a]) for b in indices] for a in indices
+        ]
         across = [_links([between[a.node_class][b.node_class] for b in kinds]) for a in kinds]
         self.across_JJ = (np.stack([latency for latency, _ in across]), np.stack([byte for _, byte in across]))
 
