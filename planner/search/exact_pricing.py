@@ -81,9 +81,7 @@ def price_exactly(pricer: TemplatePricer, templates: Templates, *, most: int = _
 
 
 def _largest(pricer: TemplatePricer, stack: Stack, rows: IntArray) -> IntArray:
-    """Largest decode batch that fits the memory and meets the TPOT by its least cycle; -1 for none."""
-    slo = pricer.tables.slo
-    tpot = np.inf if slo.tpot is None else slo.tpot
+    """Largest decode batch at which some split may fit the memory and meet the SLO; -1 for none."""
     low_B, high_B = np.full(len(stack.stages_B), -1), np.zeros(len(stack.stages_B), dtype=int)
     high_B[rows] = len(pricer.tables.grid_G)
     while True:
@@ -92,7 +90,7 @@ def _largest(pricer: TemplatePricer, stack: Stack, rows: IntArray) -> IntArray:
             return low_B
         middle = (low_B[some] + high_B[some]) // 2
         fits, state = pricer.relaxed(stack.take(some), middle)
-        feasible = fits & (state.tpot_B <= tpot)
+        feasible = fits & pricer.meets(state)
         low_B[some] = np.where(feasible, middle, low_B[some])
         high_B[some] = np.where(feasible, high_B[some], middle)
 

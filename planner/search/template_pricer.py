@@ -18,8 +18,16 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from planner.cost.serving import Iteration, PipelineTimes, SteadyState, hop_bytes, steady_state
+from planner.cost.serving import (
+    Iteration,
+    PipelineTimes,
+    SteadyState,
+    hop_bytes,
+    most_within_ttft,
+    steady_state,
+)
 from planner.partition import Objective, Partition, StageCosts, partition_layers
+from planner.search.exact_pricing import price_exactly
 from planner.search.template_tables import Stack, TemplateTables
 from planner.search.templates import StageKind, Templates
 
@@ -57,7 +65,8 @@ class TemplatePricer:
         """Price templates given as sequences of stage kinds."""
         parts = [self._price(sequences[i : i + _CHUNK]) for i in range(0, len(sequences), _CHUNK)]
         width = max(part.kinds_BS.shape[1] for part in parts)
-        return Templates.join([part.padded(width, self.tables.model.num_layers) for part in parts])
+        joined = Templates.join([part.padded(width, self.tables.model.num_layers) for part in parts])
+        return price_exactly(self, joined)
 
     def _price(self, sequences: Sequence[tuple[int, ...]]) -> Templates:
         kinds_BS = np.full((len(sequences), max(len(q) for q in sequences)), -1)
@@ -111,9 +120,10 @@ class TemplatePricer:
             latencies, no split being faster.
         """
         grid_G, output = self.tables.grid_G, self.tables.demand.output
-        fits_B, light = self.relaxed(stack, np.zeros(len(stack.stages_B), dtype=int))
-        feasible_B = fits_B & self.meets(light)
-        bound_B = np.where(feasible_B, light.rate_B, 0.0)
+        start_B = np.zeros(len(stack.stages_B), dtype=int)
+        fits_B, light, slow = self._least(stack, start_B)
+        feasible_B = fits_B & self.meets(slow)
+        bound_B = np.where(feasible_B, slow.rate_B, 0.0)
         low_B, high_B = np.where(feasible_B, 0, -1), np.where(feasible_B, len(grid_G), 0)
         while True:
             rows = np.flatnonzero(high_B - low_B > 1)
@@ -129,8 +139,10 @@ class TemplatePricer:
         ceiling_B = np.zeros(len(bound_B))
         rows = np.flatnonzero(low_B >= 0)
         ceiling_B[rows] = self.unlimited(stack.take(rows), low_B[rows])
+        queue_B = self._most_within_ttft(stack)
         while True:
             reachable_B = stack.stages_B * grid_G[np.maximum(next_B, 0)] / (output * light.tpot_B)
+            reachable_B = np.minimum(reachable_B, queue_B)
             loose_B = np.minimum(ceiling_B, reachable_B) > bound_B * _LOOSE
             rows = np.flatnonzero((next_B >= 0) & loose_B)
             if not rows.size or scans == _MOST_SCANS:
@@ -148,12 +160,39 @@ class TemplatePricer:
 
     def unlimited(self, stack: Stack, at_B: IntArray) -> Array:
         """Rate without memory that no smaller decode batch exceeds."""
-        _, state = self.relaxed(stack, at_B, memory=False)
+        _, state, _ = self._least(stack, at_B, memory=False)
         slack_BS = self.tables.slack_JG[stack.kinds, at_B[:, None]]
         return np.asarray(state.rate_B * np.where(stack.present_BS, slack_BS, 1.0).max(axis=1))
 
-    def relaxed(self, stack: Stack, at_B: IntArray, *, memory: bool = True) -> tuple[BoolArray, SteadyState]:
-        """Latencies that no split of the layers beats at a decode batch, and whether any split fits the memory."""
+    def relaxed(self, stack: Stack, at_B: IntArray) -> tuple[BoolArray, SteadyState]:
+        """Rate and latencies that no split of the layers beats at a decode batch, and whether any split fits.
+
+        Where the least cycle would miss the TTFT, the least that meets it.
+        """
+        fits_B, _, slow = self._least(stack, at_B)
+        return fits_B, slow
+
+    def _most_within_ttft(self, stack: Stack) -> Array:
+        """Rate that the prefill queue allows at any decode batch: that of the lightest load."""
+        ttft = self.tables.slo.ttft
+        if ttft is None:
+            return np.full(len(stack.stages_B), np.inf)
+        start_B = np.zeros(len(stack.stages_B), dtype=int)
+        times = self._least_times(stack, start_B)[1]
+        tables = self.tables
+        return most_within_ttft(tables.demand, tables.first_token, tables.grid_G[start_B], times, ttft)
+
+    def _least(
+        self, stack: Stack, at_B: IntArray, *, memory: bool = True
+    ) -> tuple[BoolArray, SteadyState, SteadyState]:
+        """Whether any split fits the memory, the state of least cycle, and the same where it must meet the TTFT."""
+        fits_B, times = self._least_times(stack, at_B, memory=memory)
+        state = self._steady(stack, at_B, times)
+        if not memory:
+            return fits_B, state, state
+        return fits_B, state, self.tables.slowed(state, self.tables.grid_G[at_B], stack.stages_B, times)
+
+    def _least_times(self, stack: Stack, at_B: IntArray, *, memory: bool = True) -> tuple[BoolArray, PipelineTimes]:
         least: dict[Iteration, Array] = {}
         through: dict[Iteration, Array] = {}
         fits_B = np.ones(len(at_B), dtype=bool)
@@ -172,7 +211,7 @@ class TemplatePricer:
             chunk_through_B=through["chunk"],
             full_slowest_B=least["full"],
         )
-        return fits_B, self._steady(stack, at_B, times)
+        return fits_B, times
 
     def _least_sum(self, stack: Stack, which: Iteration, at_B: IntArray, *, memory: bool) -> Array:
         """Least sum of the stage times; on stages of one kind every split has the same."""
