@@ -161,7 +161,7 @@ class JobGraphs:
         m, overhead = plain.microbatches, plain.constant
         if not len(plain.edges):
             return []
-        precise = _PRECISE * m * float(plain.peaks[0])
+        precise = _PRECISE * m * least["peak"]
         low = least_peak(plain, plain.edges, 0, len(plain.peaks) - 1, precise)
         if low is None:
             return []
@@ -169,6 +169,8 @@ class JobGraphs:
         hops = sorted({hop for _, _, hop, _, _ in variants if hop is not None})
         found = []
         for virtual, depth in shapes:
+            if not self._may_hold(key, kinds, virtual, depth):
+                continue
             for hop in hops:
                 whole = least["sum"] + virtual * ((depth - 1) * hops[0] + hop)
                 peak = max(least["peak"], float(plain.peaks[low]), whole / depth)
@@ -176,6 +178,25 @@ class JobGraphs:
                 interleaved = replace(key, virtual=virtual, depth=depth, hop=hop)
                 found.append(Outline(bound, partial(self.build, interleaved)))
         return found
+
+    def _may_hold(self, key: GraphKey, kinds: list[int], virtual: int, depth: int) -> bool:
+        """Whether so many interleaved stages have room for all layers, without embedding, head and logits."""
+        stages, dp = self.stages, self.stages.degrees[key.degree]
+        m, k = int(stages.microbatches_DM[key.degree, key.size]), int(self.kind_L[0])
+        flight_Q = np.array(
+            [microbatches_in_flight(m, position=depth - q, stages=depth, chunks=virtual) for q in range(1, depth + 1)]
+        )
+        held: list[float] = []
+        for j in kinds:
+            one = stages.classes[j]
+            room = one.limit * (1 + _SLACK) - self._reserve - one.working_RM[key.recompute, key.size]
+            layer_Q = stages.state_D[key.degree] * one.parameters_K[k] + self._apart_bytes(dp) * one.apart_K[k]
+            layer_Q = layer_Q + flight_Q * one.saved_RMK[key.recompute, key.size, k]
+            most = min(depth, int(self.counts_K[one.node_class]) // (dp * one.tp))
+            held += [float(n) for n in np.floor(room / layer_Q * (1 + _SLACK))[:most]]
+        whole = [n - n % virtual for n in sorted(held, reverse=True)[:depth]]
+        # the first and the last stage may hold one layer less than whole chunks
+        return len(whole) == depth and sum(whole) + 2 * (virtual - 1) >= len(self.kind_L)
 
     def _parallel(self, kinds: list[int]) -> bool:
         return any(self.stages.classes[j].sequence_parallel for j in kinds)
