@@ -117,6 +117,44 @@ def run(case: Case) -> tuple[float, float, float, float, dict[str, int]]:
     return took, good, result.plan.certificate.gap, value, dict(result.counts)
 
 
+GROWTH = {
+    "GPUs": [Case(n, 2, 34, max(512, min(4 * n, 16384)), 60.0, 1.0) for n in (64, 256, 1024, 4096, 10240)],
+    "GPU types (64 GPUs)": [Case(64, n, 34, 512, 60.0, 1.0) for n in (1, 2, 3, 4)],
+    "layers (64 GPUs)": [Case(64, 2, n, 512, 60.0, 1.0) for n in (18, 34, 66, 98)],
+}
+
+
+def plot(path: Path, engine: str) -> None:
+    """Draw how the time grows with GPUs, types and layers, one at a time."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 3, figsize=(11, 3.4), sharey=True, layout="constrained")
+    for axis, (what, cases) in zip(axes, GROWTH.items(), strict=True):
+        at = [getattr(case, _varied(cases)) for case in cases]
+        runs = [run(replace(case, engine=engine)) for case in cases]
+        axis.plot(at, [one[0] for one in runs], "o-", label="closed, or within 0.1 %")
+        axis.plot(at, [one[1] for one in runs], "s--", label="plan within 2 % of the last")
+        axis.set_xlabel(what)
+        if what == "GPUs":
+            axis.set_xscale("log")
+        axis.set_yscale("log")
+        axis.grid(alpha=0.3)
+        for case, one in zip(cases, runs, strict=True):
+            print(
+                f"{what:20s} {case.gpus:6d} {case.types:2d} {case.layers:3d} {one[0]:7.2f} s {one[2]:8.3%}", flush=True
+            )
+    axes[0].set_ylabel("seconds")
+    axes[0].legend()
+    figure.savefig(path, dpi=130)
+
+
+def _varied(cases: list[Case]) -> str:
+    return next(name for name in ("gpus", "types", "layers") if len({getattr(case, name) for case in cases}) > 1)
+
+
 def main() -> int:
     """Print the table."""
     parser = argparse.ArgumentParser()
@@ -124,13 +162,16 @@ def main() -> int:
     parser.add_argument("--engine", default="megatron")
     options = parser.parse_args()
     run(replace(CASES[0], gpus=16))  # imports, and tables that are loaded once
+    if options.plot is not None:
+        plot(options.plot, options.engine)
+        return 0
     missed = False
     print("  GPUs types layers   budget  wall s  good s   iteration s      gap  graphs   cells      labels")
     for case in CASES:
-        case = replace(case, engine=options.engine)
-        runs = [run(case)]
+        asked = replace(case, engine=options.engine)
+        runs = [run(asked)]
         if runs[0][0] < 20:
-            runs += [run(case), run(case)]
+            runs += [run(asked), run(asked)]
         took, good = (statistics.median(one[i] for one in runs) for i in (0, 1))
         gap, value, counts = runs[0][2:]
         within = took <= case.seconds * SLACK and gap <= case.gap and good <= case.seconds / 4 * SLACK
