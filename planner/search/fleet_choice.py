@@ -46,12 +46,15 @@ class FleetChoice:
         Whether the program was closed.
     price_C
         What one more GPU of each class would add to the objective, by the program without whole numbers.
+    pairings
+        Model, prefill class and decode class of each flow of the solution.
     """
 
     solution: FleetSolution
     bound: float
     proven: bool
     price_C: Array
+    pairings: tuple[tuple[int, int, int], ...]
 
 
 class FleetChooser:
@@ -131,6 +134,7 @@ class FleetChooser:
             bound=master.bound_of(max(bound, best.value)),
             proven=closed or self._near_enough(best, bound),
             price_C=relaxed.price_C,
+            pairings=master.pairings,
         )
 
     def _relaxed(self, master: FleetMaster, active: IntArray) -> FleetRelaxation | None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from planner.search.role_templates import RoleTemplates, role_templates
 from planner.search.template_choice import TemplateChooser
 from planner.search.template_pool import enumerate_multisets
 from planner.search.template_pricer import TemplatePricer
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
     from planner.cost._types import Array, BoolArray, IntArray
     from planner.search.problem import Budget, FleetProblem
-    from planner.search.role_templates import RoleTemplates
 
 __all__ = ["FleetPool", "ModelPool"]
 
@@ -68,8 +68,6 @@ class ModelPool:
             pool = enumerate_multisets(alone, kinds, depth, most=most)
             chooser = TemplateChooser(alone, kinds, pricer, pool, budget)
         if problem.roles != "colocated":
-            from planner.search.role_templates import role_templates
-
             apart = role_templates(alone, kinds, depth)
         return cls(kinds, pricer, chooser, apart, depth)
 
