@@ -151,14 +151,23 @@ class PrefillReplica:
         path: KvPath,
     ) -> None:
         self.pricer = ReplicaPricer(model, engine, workload, stages)
-        self.path = path
         demand = self.pricer.demand
         self.interval = self.pricer.prompt_interval(demand.prompt)
         first_token = engine.overhead.first_token.value
         self.tail_passage = first_token + self.pricer.prompt_time(demand.tail_prompt, demand.tail_context)
         self.mean_passage = first_token + self.pricer.prompt_time(demand.prompt)
-        self.tail_sending = self.sending(demand.tail_prompt)
-        self.mean_sending = self.sending(demand.prompt)
+        self._send_over(path)
+
+    def _send_over(self, path: KvPath) -> None:
+        self.path = path
+        self.tail_sending = self.sending(self.pricer.demand.tail_prompt)
+        self.mean_sending = self.sending(self.pricer.demand.prompt)
+
+    def towards(self, path: KvPath) -> PrefillReplica:
+        """Return the same replica for others who decode."""
+        other = copy.copy(self)
+        other._send_over(path)
+        return other
 
     def sending(self, tokens: float) -> float:
         """Seconds until the KV cache of so many tokens has arrived."""

@@ -28,6 +28,8 @@ __all__ = ["FleetChoice", "FleetChooser"]
 _MOST_COLUMNS: Final = 400  # of an integer program; the others enter its bound by their reduced cost
 _TURNS: Final = 12  # programs after which a plan will do, however far from the bound
 _CLOSE: Final = 2e-4  # relative distance of plan and bound at which nothing more is looked for
+_PATIENT: Final = 2  # programs after which a plan that is near enough will do
+_NEAR_ENOUGH: Final = 1e-3
 _MOST_SECONDS: Final = 4.0  # of one program, unless more than three times that is left
 _LEAST_SECONDS: Final = 0.3  # of a program, whatever the limit: the plans so far must not be thrown away
 
@@ -85,12 +87,17 @@ class FleetChooser:
             return None
         best: FleetSolution | None = None
         bound, closed, hopeful = relaxed.value, False, False
-        for _ in range(_TURNS):
+        for turn in range(_TURNS):
             best = self._incumbent(master, relaxed, best)
             bound = min(bound, relaxed.value)
-            if self._near_enough(best, bound):
+            if self._near_enough(best, bound, _CLOSE if turn < _PATIENT else _NEAR_ENOUGH):
                 break
             near, rest = self._near(relaxed, best)
+            if not hopeful and not self._late() and self.pool.look_closer(near, relaxed):
+                relaxed = self._relaxed(master, relaxed.active)
+                if relaxed is None:
+                    return None
+                near, rest = self._near(relaxed, best)
             if self._late() and best is not None:
                 break
             value_T = np.where(pool.priced_T, pool.rate_T, pool.up_T) if hopeful else pool.up_T
@@ -169,13 +176,14 @@ class FleetChooser:
         value = -math.inf if best is None else best.value
         near = np.flatnonzero(relaxed.reduced_T >= value - relaxed.value - 1e-9 * abs(relaxed.value))
         near = near[np.isfinite(relaxed.reduced_T[near])]
+        near = near[~self.pool.replaced(near)]
         if len(near) <= _MOST_COLUMNS:
             return near, -math.inf
         order = near[np.argsort(-relaxed.reduced_T[near], kind="stable")]
         return np.sort(order[:_MOST_COLUMNS]), float(relaxed.reduced_T[order[_MOST_COLUMNS]])
 
-    def _near_enough(self, best: FleetSolution | None, bound: float) -> bool:
-        return best is not None and abs(bound - best.value) <= _CLOSE * max(abs(bound), 1e-300)
+    def _near_enough(self, best: FleetSolution | None, bound: float, close: float = _CLOSE) -> bool:
+        return best is not None and abs(bound - best.value) <= close * max(abs(bound), 1e-300)
 
     def _seconds(self) -> float:
         left = self._budget.remaining()

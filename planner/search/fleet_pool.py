@@ -20,10 +20,10 @@ from planner.search.template_pool import enumerate_multisets
 from planner.search.template_pricer import TemplatePricer
 from planner.search.templates import StageKind, stage_kinds
 from planner.solvers.fleet import WHOLE, FleetColumns, FleetRelaxation
-from planner.solvers.master import MasterProblem, PoolRelaxation
+from planner.solvers.master import MasterProblem, PoolRelaxation, packs_by_sum
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from planner.cost._types import Array, BoolArray, IntArray
     from planner.search.problem import Budget, FleetProblem
@@ -133,6 +133,19 @@ class FleetPool:
         self.from_T, self.to_T = np.concatenate(source), np.concatenate(target)
         self.up_T, self.rate_T = np.zeros(end), np.zeros(end)
         self.priced_T = np.ones(end, dtype=bool)
+        classes = problem.cluster.classes
+        self.need_TC = np.stack(
+            [
+                self.chunks_TJ[:, [j for j, kind in enumerate(self.kinds) if kind.node_class == c]]
+                @ np.array([kind.tp for kind in self.kinds if kind.node_class == c], dtype=np.int64)
+                for c in range(len(classes))
+            ],
+            axis=1,
+        )
+        self._by_sum = all(
+            packs_by_sum([kind.tp for kind in self.kinds if kind.node_class == c], node_class.gpus_per_node)
+            for c, node_class in enumerate(classes)
+        )
         self.refresh()
 
     def refresh(self) -> None:
@@ -169,6 +182,18 @@ class FleetPool:
 
     def tighten(self, rows: IntArray, relaxed: FleetRelaxation) -> bool:
         """Look one step closer at some templates; False where all of them are priced."""
+        return self._closer(rows, relaxed, TemplateChooser.tighten)
+
+    def look_closer(self, rows: IntArray, relaxed: FleetRelaxation) -> bool:
+        """Bound some templates more tightly that are not yet, without pricing them; False where all are."""
+        return self._closer(rows, relaxed, TemplateChooser.look_closer)
+
+    def _closer(
+        self,
+        rows: IntArray,
+        relaxed: FleetRelaxation,
+        look: Callable[[TemplateChooser, IntArray, PoolRelaxation], bool],
+    ) -> bool:
         closer = False
         greatest = float(relaxed.worth_T.max(initial=0.0))
         for model, whole in zip(self.models, self._whole, strict=True):
@@ -185,10 +210,36 @@ class FleetPool:
                 price_C=relaxed.price_C / worth,
                 active=mine - whole.start,
             )
-            closer |= model.chooser.tighten(mine - whole.start, own)
+            closer |= look(model.chooser, mine - whole.start, own)
         if closer:
             self.refresh()
         return closer
+
+    def replaced(self, rows: IntArray) -> BoolArray:
+        """Which templates copies of a priced one of the same model replace: no more GPUs anywhere, no less served.
+
+        Only where GPUs alone decide what fits: where the TP degrees of a class divide each other and the node.
+        """
+        out = np.zeros(len(rows), dtype=bool)
+        if not self._by_sum:
+            return out
+        for a in range(len(self.models)):
+            together = (self.role_T == WHOLE) & (self.client_T == a)
+            mine = np.flatnonzero(together[rows])
+            by = np.flatnonzero(together & self.priced_T & (self.rate_T > 0))
+            if not mine.size or not by.size:
+                continue
+            need_MC, need_BC = self.need_TC[rows[mine]], self.need_TC[by]
+            with np.errstate(divide="ignore", invalid="ignore"):
+                fits = np.where(need_BC[None] > 0, need_MC[:, None] // np.maximum(need_BC[None], 1), np.iinfo(int).max)
+            copies_MB = fits.min(axis=2)
+            reach_MB = copies_MB * self.rate_T[by]
+            enough = reach_MB >= self.up_T[rows[mine]][:, None] * (1 - 1e-12)
+            # of two that replace each other the first stays
+            itself = (copies_MB == 1) & (need_MC[:, None] == need_BC[None]).all(axis=2)
+            equal = itself & (self.rate_T[by] <= self.up_T[rows[mine]][:, None]) & (by[None] >= rows[mine][:, None])
+            out[mine] = (enough & ~equal).any(axis=1)
+        return out
 
     def whole_row(self, t: int) -> tuple[int, int]:
         """Model of a template that prefills and decodes, and its row in the model's pool."""

@@ -166,14 +166,10 @@ def _prefill(
         if bounds is None:
             continue
         own = kinds[j].node_class
+        stack = equal_stages(problem, kinds[j], bounds)
+        base = PrefillReplica(model, engine, workload, stack, kv_path(problem.cluster, own, own))
         for target in able:
-            one = PrefillReplica(
-                model,
-                engine,
-                workload,
-                equal_stages(problem, kinds[j], bounds),
-                kv_path(problem.cluster, own, target),
-            )
+            one = base.towards(kv_path(problem.cluster, own, target))
             rate = one.goodput()
             if rate > 0:
                 # stages are alike, so that only the bottleneck depends on the split, and this split has the least

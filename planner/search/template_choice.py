@@ -201,7 +201,7 @@ class TemplateChooser:
             # first the program by what templates may reach at most, which bounds it; then by what those priced do
             value = self._worth(master, best)
             near, rest = self._near(relaxed, value)
-            if self._look_closer(near, relaxed):
+            if self.look_closer(near, relaxed):
                 relaxed = self._relaxed(master, relaxed.active)
                 if relaxed is None:
                     return None
@@ -338,7 +338,7 @@ class TemplateChooser:
         bounded = np.flatnonzero((self._level_M == _ORDERED) & (self.up_M > 0))
         self._price(np.union1d(rows, self._most_wanted(bounded, relaxed, _PRICED_AT_ONCE)))
 
-    def _look_closer(self, near: IntArray, relaxed: PoolRelaxation) -> bool:
+    def look_closer(self, near: IntArray, relaxed: PoolRelaxation) -> bool:
         """Bound those of some multisets more tightly that are not yet; False where all are."""
         rough = near[self._level_M[near] == _ROUGH]
         if rough.size:

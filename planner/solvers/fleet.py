@@ -456,7 +456,7 @@ def solve_either(
     )
     answers: Sequence[IntegerSolution] = ()
     try:
-        first = solve_gscip(loose, _FIRST_SHARE * time_limit, seed)
+        first = solve_gscip(loose, _FIRST_SHARE * time_limit, seed, presolve=False)
         if first is None or first.proven:
             return first
         answers = [first]
