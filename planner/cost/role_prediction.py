@@ -75,9 +75,9 @@ class RoleCapacities:
             if replica.role == "both":
                 priced = ReplicaPricer(*common)
             elif replica.role == "prefill":
-                priced = PrefillReplica(*common, slowest([kv_path(self.cluster, own, w) for w in paths]))
+                priced = PrefillReplica(*common, _slowest([kv_path(self.cluster, own, w) for w in paths]))
             else:
-                priced = DecodeReplica(*common, slowest([kv_path(self.cluster, z, own) for z in paths]))
+                priced = DecodeReplica(*common, _slowest([kv_path(self.cluster, z, own) for z in paths]))
             self._known[key] = priced, priced.goodput()
         return self._known[key]
 
@@ -87,7 +87,7 @@ class RoleCapacities:
         return [c.name for c in self.cluster.classes].index(of_node.name)
 
 
-def slowest(paths: Sequence[KvPath]) -> KvPath:
+def _slowest(paths: Sequence[KvPath]) -> KvPath:
     """Make one path that is no better than any of several."""
     return KvPath(
         latency=max(p.latency for p in paths),

@@ -21,7 +21,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -267,7 +267,7 @@ class DecodeReplica:
         """Operate at the highest rate within its part of the SLO and of the network, or say what stands in the way."""
         found = self.pricer.goodput()
         if isinstance(found, Operation) and found.rate > self.most:
-            return self.pricer.at_rate(self.most)
+            return replace(self.pricer.at_rate(self.most), rate=self.most)
         return found
 
 
