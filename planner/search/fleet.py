@@ -50,6 +50,7 @@ _LONG_STAGES: Final = 16
 _DEMAND_ROUNDS: Final = 4  # times that a plan is made for demands which its real links may leave it short of
 _CLOSED: Final = 1e-4  # relative distance at which value and bound count as one
 _PER_SECOND: Final = 2_000  # multisets of all models together that a second of the time limit buys
+_IN_ORDER: Final = ("both", "prefill", "decode")
 _NEAREST: Final = 40  # multisets that are priced to say how far off an SLO is
 _METHOD: Final = (
     "integer program over bounds of all templates of all models, those it rests on priced for their best layer split"
@@ -281,8 +282,8 @@ class _Planner:
         chosen: list[tuple[int, _Shape]] = []
         for t in np.flatnonzero(choice.solution.copies_T).tolist():
             chosen += [(int(pool.client_T[t]), self._shape(t))] * int(choice.solution.copies_T[t])
-        # models in order, of each the fastest replicas first
-        chosen.sort(key=lambda one: (one[0], -one[1].rate))
+        # models in order, of each the fastest replicas of each role first
+        chosen.sort(key=lambda one: (one[0], _IN_ORDER.index(one[1].role), -one[1].rate))
         groups = [
             [StageGroup(pool.models[a].kinds[j].node_class, pool.models[a].kinds[j].tp) for j in shape.kinds]
             for a, shape in chosen
