@@ -87,7 +87,9 @@ class JobGraphs:
             for parallel in (True, False):
                 if one.sequence_parallel == parallel or (one.tp == 1 and degree == 0):
                     found.setdefault((name, degree, parallel), []).append(j)
-        for (_, degree, parallel), kinds in sorted(found.items(), key=lambda pair: (pair[0][0], pair[0][1], -pair[0][2])):
+        for (_, degree, parallel), kinds in sorted(
+            found.items(), key=lambda pair: (pair[0][0], pair[0][1], -pair[0][2])
+        ):
             alone = all(self.stages.classes[j].tp == 1 for j in kinds)
             if degree == 0 and alone and not parallel and any(one.sequence_parallel for one in self.stages.classes):
                 continue  # these are among those with sequence parallelism
@@ -339,4 +341,3 @@ def _sums(value_L: Array) -> Array:
     """Sum of every interval of layers, shape (boundaries, boundaries); what is no interval is not positive."""
     upto = np.concatenate([[0.0], np.cumsum(value_L)])
     return np.asarray(upto[None, :] - upto[:, None])
-
