@@ -41,6 +41,7 @@ __all__ = ["SailorJob", "SailorPlan", "sailor_graphs", "sailor_job_of", "search_
 # Every stage pays for both its boundaries; the last one twice for its only one.
 _HOPS: Final = Hops(peak_before=1.0, peak_after=1.0, sum_before=1.0, sum_after=1.0, last=2.0)
 _GPUS_PER_NODE: Final = 4
+_MAX_STAGES: Final = 12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +69,7 @@ class SailorJob:
     memory: Mapping[str, float]
     batch: int
     zone: str = "us-central1-a"
-    max_stages: int = 12
+    max_stages: int = _MAX_STAGES
     gpus_per_node: int = _GPUS_PER_NODE
 
 
@@ -132,7 +133,7 @@ def sailor_job_of(
         },
         batch=batch,
         gpus_per_node=sizes[0],
-        **({} if max_stages is None else {"max_stages": max_stages}),
+        max_stages=max_stages or _MAX_STAGES,
     )
 
 
