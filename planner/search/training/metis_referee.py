@@ -27,8 +27,8 @@ from planner.cost.metis import (
     metis_links,
     metis_seconds_per_byte,
 )
-from planner.errors import InfeasibleError
 from planner.search.training.cells import Answer, search_graphs
+from planner.search.training.measured_changes import metis_without_plan
 from planner.search.training.stage_graph import Hops, StageGraph
 
 if TYPE_CHECKING:
@@ -144,15 +144,14 @@ def search_metis_referee(
     Raises
     ------
     InfeasibleError
-        If nothing fits.
+        If nothing fits; names what binds and the smallest change that would help.
+    TimeLimitError
+        If the time limit passed without a plan.
     """
     graphs = metis_graphs(job)
     answer = search_graphs(graphs, time_limit=budget.remaining(), tolerance=tolerance, report=budget.report)
     if answer.graph is None:
-        raise InfeasibleError(
-            "no plan fits the GPUs' memory" if answer.closed else f"no plan within {budget.time_limit:g} s",
-            hint="profiles with a higher TP or a smaller microbatch",
-        )
+        raise metis_without_plan(job, answer, budget.time_limit, metis_graphs)
     microbatches, classes = graphs[answer.graph].label
     stages = tuple(MetisStage((i, j), classes[c]) for c, i, j in answer.path)
     return stages, microbatches, answer

@@ -18,7 +18,7 @@ import numpy as np
 
 from planner.cost.sailor import SailorReplica, SailorStage, sailor_memory, sailor_price, sailor_transfer
 from planner.cost.sailor_tables import SIMULATED_MEMORY
-from planner.errors import InfeasibleError, InputError
+from planner.errors import InputError
 from planner.search.training.cells import Answer, search_graphs
 from planner.search.training.class_graph import (
     ClassCosts,
@@ -28,6 +28,7 @@ from planner.search.training.class_graph import (
     pair_classes,
     replica_counts,
 )
+from planner.search.training.measured_changes import sailor_without_plan
 from planner.search.training.stage_graph import Hops, StageGraph
 
 if TYPE_CHECKING:
@@ -292,12 +293,14 @@ def search_sailor(job: SailorJob, budget: Budget, *, tolerance: float = 1e-3) ->
     Raises
     ------
     InfeasibleError
-        If nothing fits.
+        If nothing fits; names the smallest change that would help.
+    TimeLimitError
+        If the time limit passed without a plan.
     """
     graphs = sailor_graphs(job)
     answer = search_graphs(graphs, time_limit=budget.remaining(), tolerance=tolerance, report=budget.report)
     if answer.graph is None:
-        raise InfeasibleError(f"{job.tables.model} does not fit {dict(job.gpus)}, or no plan was found in time")
+        raise sailor_without_plan(job, answer, budget.time_limit, sailor_graphs)
     graph = graphs[answer.graph]
     types = sorted(job.gpus)
     size, _, classes = graph.label
