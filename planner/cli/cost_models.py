@@ -190,8 +190,9 @@ def _searched(job: MetisJob | SailorJob, prices: Prices, budget: Budget) -> Meas
     from planner.search.training.sailor import search_sailor
 
     if isinstance(job, MetisJob):
-        stages, microbatches, answer = search_metis_referee(job, budget, tolerance=1e-4)
-        return metis_plan(job, stages, microbatches, answer)
+        own = prices.terms == "own"
+        stages, microbatches, answer = search_metis_referee(job, budget, tolerance=1e-4, own=own)
+        return metis_plan(job, stages, microbatches, answer, cost_model=prices.terms)
     return (
         own_plan(job, search_measured(job, budget))
         if prices.terms == "own"

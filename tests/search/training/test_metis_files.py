@@ -86,6 +86,17 @@ def test_plans_from_its_files(tmp_path: Path) -> None:
         assert all(held / one["tp"] <= 24 * 1024 for one in stage["replicas"])
 
 
+def test_own_terms_on_its_profiles(tmp_path: Path) -> None:
+    arguments = write_inputs(tmp_path)
+    own, formula = (
+        json.loads(CliRunner().invoke(app, [*arguments, "--cost-model", name]).stdout) for name in ("own", "metis")
+    )
+    assert own["cost_model"] == "own" and formula["cost_model"] == "metis"
+    assert own["iteration_time"] != formula["iteration_time"]
+    table = CliRunner().invoke(app, [*arguments[:-2], "--cost-model", "own"], env={"COLUMNS": "120"}).stderr
+    assert "this planner's own terms" in table and "measured" in table
+
+
 def test_same_plan_on_any_hash_seed(tmp_path: Path) -> None:
     arguments = write_inputs(tmp_path)
     texts = {run_apart(*arguments, PYTHONHASHSEED=seed).stdout for seed in ("0", "3")}

@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 
 from planner.cost.metis import metis_price
+from planner.cost.metis_own import metis_own_price, metis_own_sync
 from planner.errors import InfeasibleError
 from planner.search.problem import Budget
 from planner.search.training.metis_referee import (
     MetisGpu,
     MetisJob,
     MetisProfile,
+    MetisReplicas,
     MetisStage,
     search_metis_referee,
 )
@@ -246,3 +248,29 @@ def test_a_slower_network_between_nodes_is_read() -> None:
     job = random_job(3)
     slow = replace(job, gpus={name: replace(gpu, inter=1e6) for name, gpu in job.gpus.items()})
     assert search_metis_referee(slow, Budget())[2].seconds > search_metis_referee(job, Budget())[2].seconds
+
+
+def test_own_terms_equal_the_price_of_their_plans_and_every_simple_plan() -> None:
+    """The graph's price is the cost's; no plan by Metis' own search is faster under these terms."""
+    planned = 0
+    for seed in range(12):
+        job = small_job(seed)
+        try:
+            stages, microbatches, answer = search_metis_referee(job, Budget(), own=True)
+            theirs, count, _ = search_metis_referee(job, Budget())
+        except InfeasibleError:
+            continue
+        planned += 1
+        check(job, stages, microbatches)
+        assert metis_own_price(job, stages, microbatches).seconds == pytest.approx(answer.seconds, rel=1e-12)
+        assert answer.seconds <= metis_own_price(job, theirs, count).seconds * (1 + 1e-9)
+    assert planned >= 8
+
+
+def test_rings_of_a_group_share_the_network_under_own_terms() -> None:
+    job = replace(small_job(1), batch=8)
+    stages = [MetisStage((0, 3), (MetisReplicas("fast", tp, 2, 1),)) for tp in (1, 2)]
+    own_1, own_2 = (metis_own_sync(job, stage.replicas) for stage in stages)
+    crossing = replace(job, gpus={name: replace(gpu, per_node=tp) for name, gpu in job.gpus.items() for tp in (1,)})
+    assert own_2 >= metis_own_sync(crossing, stages[0].replicas) * (1 - 1e-12)  # no faster for twice the TP
+    assert own_1 < own_2  # both replicas of TP 1 are inside one node
