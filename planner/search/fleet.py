@@ -98,10 +98,10 @@ def _pools(problem: FleetProblem, budget: Budget) -> list[ModelPool]:
 
 def _nearest(model: ModelPool) -> Templates | None:
     """Price the multisets that come closest to an SLO which none meets."""
-    if model.chooser is None:
+    if model.values is None:
         return None
-    pool = model.chooser.pool
-    rows = model.chooser.form.nearest(pool, _NEAREST)
+    pool = model.values.pool
+    rows = model.values.form.nearest(pool, _NEAREST)
     sequences = [order for row in rows.tolist() for order in orders(pool.kind_MD[row], pool.count_MD[row])[:2]]
     return model.pricer.price(sequences)
 
@@ -260,10 +260,10 @@ class _Planner:
         """Role, rate, stage kinds and layer bounds of a template."""
         pool = self._pool
         a, row = pool.whole_row(t)
-        chooser = pool.models[a].chooser
-        if pool.role_T[t] != WHOLE or chooser is None:
+        values = pool.models[a].values
+        if pool.role_T[t] != WHOLE or values is None:
             raise NotImplementedError
-        best = chooser.polished(chooser.best_of([row]))
+        best = values.polished(values.best_of([row]))
         kinds = tuple(int(j) for j in best.kinds_BS[0] if j >= 0)
         return "both", float(best.rate_B[0]), kinds, tuple(int(x) for x in best.bounds_BS1[0][: len(kinds) + 1])
 
@@ -273,8 +273,8 @@ class _Planner:
         uniform = engine.tensor_parallel == "uniform"
         parts = []
         for one, model in zip(self._problem.served, self._pool.models, strict=True):
-            if model.chooser is not None:
-                pool = model.chooser.pool
+            if model.values is not None:
+                pool = model.values.pool
                 mixed = "" if pool.complete else f" and at most {pool.most_kinds} kinds of stages"
                 degrees = ", ".join(str(tp) for tp in sorted({kind.tp for kind in model.kinds}))
                 parts.append(f"{one.model.name}: at most {model.depth} stages{mixed}, TP {degrees}")

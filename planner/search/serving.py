@@ -29,7 +29,7 @@ from planner.search.packing import StageGroup, pack
 from planner.search.problem import Budget, SearchResult, ServingProblem
 from planner.search.serving_plan import build_serving_plan
 from planner.search.template_choice import Choice, TemplateChooser
-from planner.search.template_pool import MOST_MULTISETS, MultisetPool, enumerate_multisets, orders
+from planner.search.template_pool import MOST_MULTISETS, enumerate_multisets, most_stages, orders
 from planner.search.template_pricer import TemplatePricer
 from planner.search.templates import StageKind, Templates, stage_kinds
 
@@ -76,7 +76,7 @@ def search_templates(problem: ServingProblem, budget: Budget) -> SearchResult[Se
     for depth in depths:
         budget.report("bounding templates", 0.0)
         pool = enumerate_multisets(problem, kinds, depth, most=most)
-        chooser = TemplateChooser(problem, kinds, pricer, pool, budget)
+        chooser = TemplateChooser(problem, kinds, pricer, pool, most_stages(problem, depth), budget)
         planner = _Planner(chooser, budget, depth=depth)
         plan = planner.plan()
         if plan is not None:
@@ -97,8 +97,8 @@ def gpu_prices(problem: ServingProblem) -> list[float]:
 
 def _nearest(pricer: TemplatePricer, chooser: TemplateChooser) -> Templates:
     """Price the multisets that come closest to an SLO which none meets."""
-    rows = chooser.form.nearest(chooser.pool, _NEAREST)
-    pool = chooser.pool
+    pool = chooser.values.pool
+    rows = chooser.values.form.nearest(pool, _NEAREST)
     sequences = [order for row in rows.tolist() for order in orders(pool.kind_MD[row], pool.count_MD[row])[:2]]
     return pricer.price(sequences)
 
@@ -109,7 +109,7 @@ class _Planner:
     def __init__(self, chooser: TemplateChooser, budget: Budget, *, depth: int) -> None:
         self._chooser, self._budget = chooser, budget
         self._problem, self._kinds = chooser.problem, chooser.kinds
-        self._family = _in_words(self._problem, self._kinds, chooser.pool, depth)
+        self._family = _in_words(self._problem, self._kinds, depth)
         self._chosen: Choice | None = None
         self._all_priced = not self._unpriced()
         if self._problem.objective == "gpus":
@@ -124,7 +124,7 @@ class _Planner:
         return Explanation(
             bindings=explain_bindings(self._problem, plan),
             price_C=tuple(float(price) for price in self._chosen.price_C),
-            alone_C=tuple(self._chooser.alone()),
+            alone_C=tuple(self._chooser.values.alone()),
             alternatives=self._chosen.passed_over,
         )
 
@@ -133,7 +133,11 @@ class _Planner:
         wanted = self._problem.workload.rate is not None and self._problem.objective != "goodput"
         plan = self._cheapest() if wanted else None
         if plan is None:
+            before = len(self._chooser.values.up_M)
             plan = self._greatest()
+            if wanted and plan is not None and len(self._chooser.values.up_M) > before:
+                # with what has joined the pool the demand may be met after all
+                plan = self._cheapest() or plan
         self._budget.report("choosing replicas", 1.0)
         return plan
 
@@ -143,7 +147,7 @@ class _Planner:
         floor, closed = 0.0, False
         for turn in range(_DEMAND_ROUNDS):
             try:
-                choice = self._chooser.choose(self._chooser.master(self._cost_J, target))
+                choice = self._chooser.choose(self._cost_J, target)
             except TimeLimitError:
                 return None
             if choice is None:
@@ -184,17 +188,16 @@ class _Planner:
 
     def _greatest(self) -> ServingPlan | None:
         """Plan of greatest goodput; among equals, of least cost."""
-        master = self._chooser.master(self._cost_J)
-        choice = self._chooser.choose(master)
+        choice = self._chooser.choose(self._cost_J)
         if choice is None:
             return None
         plan = self._greatest_of(choice, choice)
         promised = float(choice.templates.rate_B @ choice.copies_T)
         if _reached(plan) < promised * _AS_PROMISED:
             # its links are slower than the fastest of their kind: try what needs fewer of them
-            for among_M in self._chooser.parts().values():
+            for among_M in self._chooser.values.parts().values():
                 try:
-                    other = self._chooser.choose_among(master, among_M)
+                    other = self._chooser.choose_among(among_M)
                 except TimeLimitError:
                     break
                 if other is not None:
@@ -225,7 +228,7 @@ class _Planner:
     def _placed(self, choice: Choice) -> list[list[PlacedStage]]:
         """Write each chosen copy with its GPUs, the fastest replicas first."""
         self._chosen = self._chosen or choice
-        pool, kinds = self._chooser.polished(choice.templates), self._kinds
+        pool, kinds = self._chooser.values.polished(choice.templates), self._kinds
         order = np.lexsort((np.arange(len(choice.copies_T)), -pool.rate_B))
         rows = [int(t) for t in order for _ in range(int(choice.copies_T[t]))]
         groups = [[StageGroup(kinds[j].node_class, kinds[j].tp) for j in pool.kinds_BS[t] if j >= 0] for t in rows]
@@ -240,14 +243,13 @@ def _reached(plan: ServingPlan) -> float:
     return plan.predicted["goodput"].value if "goodput" in plan.predicted else 0.0
 
 
-def _in_words(problem: ServingProblem, kinds: Sequence[StageKind], pool: MultisetPool, depth: int) -> str:
+def _in_words(problem: ServingProblem, kinds: Sequence[StageKind], depth: int) -> str:
     """What the bound covers."""
     uniform = problem.engine.tensor_parallel == "uniform"
     degrees = ", ".join(str(tp) for tp in sorted({kind.tp for kind in kinds}))
-    mixed = "" if pool.complete else f" and at most {pool.most_kinds} kinds of stages (node class, TP)"
     return (
         f"replicas within what {problem.engine.title} can be told, prefill and decode together: pipelines of at most"
-        f" {depth} stages with {'one TP' if uniform else 'any TP per stage'}{mixed}; stages of one kind side by side in"
+        f" {depth} stages with {'one TP' if uniform else 'any TP per stage'}; stages of one kind side by side in"
         f" any order of kinds; TP {degrees}, on neighbouring GPUs of a node; every contiguous layer split; decode"
         " batches on a grid with steps of at most 6 %; every number of replicas that tiles the nodes"
     )
