@@ -89,13 +89,13 @@ def _changes(job: UniformJob) -> Iterator[Change[UniformJob]]:
             yield _with(job, f"--zero {zero}", replace(one, zero_stage=zero))  # type: ignore[arg-type]
     yield from _divided(job)
     least = replace(one, recompute="full", microbatch=1)
+    words = " --recompute full" if one.recompute != "full" else ""
+    words += " --micro-batch-size 1" if one.microbatch > 1 else ""
     if least != one:
-        words = "--recompute full --micro-batch-size 1"
-        yield _with(job, words, least)
+        yield _with(job, words.strip(), least)
         for change in _divided(replace(job, configuration=least)):
-            yield Change(f"{change.words} with {words}", change.job)
-    yield from _more_nodes(replace(job, configuration=least), "" if least == one else " --recompute full"
-                           " --micro-batch-size 1")  # fmt: skip
+            yield Change(change.words + words, change.job)
+    yield from _more_nodes(replace(job, configuration=least), words)
 
 
 def _divided(job: UniformJob) -> Iterator[Change[UniformJob]]:
