@@ -38,7 +38,7 @@ from planner.search.training.class_graph import (
     replica_counts,
 )
 from planner.search.training.measured_changes import sailor_without_plan
-from planner.search.training.sailor import SailorJob, SailorPlan
+from planner.search.training.sailor import SailorJob, SailorPlan, check_measured
 from planner.search.training.stage_graph import Hops, StageGraph
 
 if TYPE_CHECKING:
@@ -99,6 +99,7 @@ def measured_graphs(job: SailorJob, constants: MeasuredConstants | None = None) 
     """All stage graphs of a job."""
     constants = constants or MeasuredConstants.fitted()
     types = sorted(job.gpus)
+    check_measured(job)
     sizes = sorted({m for device, _, m in job.tables.times if device in types and m <= job.batch})
     whole, graphs = sum(job.gpus.values()), []
     for size in sizes:

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from planner.cost.sailor_tables import SailorTables
     from planner.search.problem import Budget
 
-__all__ = ["SailorJob", "SailorPlan", "sailor_graphs", "sailor_job_of", "search_sailor"]
+__all__ = ["SailorJob", "SailorPlan", "check_measured", "sailor_graphs", "sailor_job_of", "search_sailor"]
 
 # Every stage pays for both its boundaries; the last one twice for its only one.
 _HOPS: Final = Hops(peak_before=1.0, peak_after=1.0, sum_before=1.0, sum_after=1.0, last=2.0)
@@ -138,6 +138,21 @@ def sailor_job_of(
     )
 
 
+def check_measured(job: SailorJob) -> None:
+    """Refuse a job whose GPU types were not measured, or have no size.
+
+    Raises
+    ------
+    InputError
+        Names the type.
+    """
+    for name in sorted(job.gpus):
+        if name not in job.memory:
+            raise InputError(f"has no memory size for {name}")
+        if not any(device == name for device, _, _ in job.tables.times):
+            raise InputError(f"{job.tables.model} was not measured on {name}")
+
+
 def sailor_graphs(job: SailorJob) -> list[StageGraph]:
     """All stage graphs of a job.
 
@@ -147,11 +162,7 @@ def sailor_graphs(job: SailorJob) -> list[StageGraph]:
         If nothing was measured for a GPU type.
     """
     types = sorted(job.gpus)
-    for name in types:
-        if name not in job.memory:
-            raise InputError(f"has no memory size for {name}")
-        if not any(device == name for device, _, _ in job.tables.times):
-            raise InputError(f"{job.tables.model} was not measured on {name}")
+    check_measured(job)
     sizes = sorted({m for device, _, m in job.tables.times if device in types and m <= job.batch})
     whole = sum(job.gpus.values())
     graphs = []

@@ -86,7 +86,7 @@ def _changes(job: UniformJob) -> Iterator[Change[UniformJob]]:
         yield _with(job, f"--micro-batch-size {size}", replace(one, microbatch=size))
     for zero in _ZERO:
         if zero > one.zero_stage:
-            yield _with(job, f"--zero {zero}", replace(one, zero_stage=zero))  # type: ignore[arg-type]
+            yield _with(job, f"--zero {zero}", replace(one, zero_stage=zero))
     yield from _divided(job)
     least = replace(one, recompute="full", microbatch=1)
     words = " --recompute full" if one.recompute != "full" else ""
