@@ -172,15 +172,17 @@ class TemplateChooser:
         self._cost_J, self._demand, self._master = np.asarray(cost_J, dtype=float), demand, None
         self._tried = -math.inf
 
-    def choose_among(self, among_M: BoolArray) -> Choice | None:
-        """Solve the program over some of the multisets; its bound holds for these alone."""
+    def choose_among(self, among_M: BoolArray, program: Master | None = None) -> Choice | None:
+        """Solve the program, or another over the pool, for some of the multisets; its bound holds for these alone."""
         values = self.values
-        others, rates = np.where(among_M, 0.0, values.up_M), values.rate_M
+        others, rates, usual = np.where(among_M, 0.0, values.up_M), values.rate_M, self._master
         values.up_M = np.where(among_M, values.up_M, 0.0)
         values.rate_M = np.where(among_M, rates, 0.0)
+        self._master = program or usual
         try:
             return self._solve(grows=False)
         finally:
+            self._master = usual
             values.up_M = np.where(among_M, values.up_M, others)
             values.rate_M = np.where(among_M, values.rate_M, rates)
 
