@@ -19,6 +19,16 @@ Arguments = dict[str, int | float | str]
 
 _CONTEXT_STEP: Final = 256  # the context limit is rounded up to a whole number of these
 
+# What engines are told of a replica that does a part of a request. vLLM 0.33.0 docs/features/disagg_prefill: a KV
+# connector (NIXL between nodes) and who produces KV caches; SGLang's server: its mode.
+_ROLES: Final = {
+    "--kv-transfer-config": {
+        "prefill": '{"kv_connector":"NixlConnector","kv_role":"kv_producer"}',
+        "decode": '{"kv_connector":"NixlConnector","kv_role":"kv_consumer"}',
+    },
+    "--disaggregation-mode": {"prefill": "prefill", "decode": "decode"},
+}
+
 # Options of Megatron-Core's training script that its profile need not name.
 _MEGATRON: Final = {
     "micro_batch": "--micro-batch-size",
@@ -44,6 +54,7 @@ def serving_arguments(
     concurrency: int,
     longest: float,
     max_context: int,
+    role: Literal["both", "prefill", "decode"] = "both",
 ) -> Arguments:
     """Arguments of one serving instance.
 
@@ -57,6 +68,8 @@ def serving_arguments(
         Requests in flight at most.
     longest, max_context
         Tokens of the longest request, and the model's limit.
+    role
+        Whether it prefills and decodes, or does one of the two.
 
     Examples
     --------
@@ -76,6 +89,8 @@ def serving_arguments(
     }
     if len(layers_per_stage) > 1 and not _is_default(engine, tuple(layers_per_stage)):
         values["layer_split"] = ",".join(map(str, layers_per_stage))
+    if role != "both" and engine.arguments.get("disaggregation") in _ROLES:
+        values["disaggregation"] = _ROLES[engine.arguments["disaggregation"]][role]
     return {engine.arguments[key]: value for key, value in values.items() if key in engine.arguments}
 
 

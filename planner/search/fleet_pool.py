@@ -14,19 +14,19 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from planner.search.role_templates import RoleTemplates, role_templates
 from planner.search.template_pool import enumerate_multisets
 from planner.search.template_pricer import TemplatePricer
 from planner.search.template_values import PRICED, PoolValues
 from planner.search.templates import StageKind, stage_kinds
 from planner.solvers.fleet import WHOLE, FleetColumns, FleetRelaxation
-from planner.solvers.master import MasterProblem
+from planner.solvers.master import MasterProblem, packs_by_sum
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from planner.cost._types import Array, BoolArray, IntArray
     from planner.search.problem import Budget, FleetProblem
-    from planner.search.role_templates import RoleTemplates
 
 __all__ = ["FleetPool", "ModelPool"]
 
@@ -68,8 +68,6 @@ class ModelPool:
             pool = enumerate_multisets(alone, kinds, depth, most=most)
             values = PoolValues(alone, kinds, pricer, pool, depth)
         if problem.roles != "colocated":
-            from planner.search.role_templates import role_templates
-
             apart = role_templates(alone, kinds, depth)
         return cls(kinds, pricer, values, apart, depth)
 
@@ -135,6 +133,19 @@ class FleetPool:
         self.from_T, self.to_T = np.concatenate(source), np.concatenate(target)
         self.up_T, self.rate_T = np.zeros(end), np.zeros(end)
         self.priced_T = np.ones(end, dtype=bool)
+        classes = problem.cluster.classes
+        self.need_TC = np.stack(
+            [
+                self.chunks_TJ[:, [j for j, kind in enumerate(self.kinds) if kind.node_class == c]]
+                @ np.array([kind.tp for kind in self.kinds if kind.node_class == c], dtype=np.int64)
+                for c in range(len(classes))
+            ],
+            axis=1,
+        )
+        self._by_sum = all(
+            packs_by_sum([kind.tp for kind in self.kinds if kind.node_class == c], node_class.gpus_per_node)
+            for c, node_class in enumerate(classes)
+        )
         self.refresh()
 
     def refresh(self) -> None:
@@ -171,6 +182,18 @@ class FleetPool:
 
     def tighten(self, rows: IntArray, relaxed: FleetRelaxation) -> bool:
         """Look one step closer at some templates; False where all of them are priced."""
+        return self._closer(rows, relaxed, PoolValues.tighten)
+
+    def look_closer(self, rows: IntArray, relaxed: FleetRelaxation) -> bool:
+        """Bound some templates more tightly that are not yet, without pricing them; False where all are."""
+        return self._closer(rows, relaxed, PoolValues.look_closer)
+
+    def _closer(
+        self,
+        rows: IntArray,
+        relaxed: FleetRelaxation,
+        look: Callable[[PoolValues, IntArray, Array], bool],
+    ) -> bool:
         closer = False
         greatest = float(relaxed.worth_T.max(initial=0.0))
         for model, whole in zip(self.models, self._whole, strict=True):
@@ -180,10 +203,36 @@ class FleetPool:
                 continue
             # in units of what they serve, as a model's own program has it
             worth = max(float(relaxed.worth_T[whole].max(initial=0.0)), _LEAST_WORTH * greatest, 1e-300)
-            closer |= model.values.tighten(mine - whole.start, relaxed.reduced_T[whole] / worth)
+            closer |= look(model.values, mine - whole.start, relaxed.reduced_T[whole] / worth)
         if closer:
             self.refresh()
         return closer
+
+    def replaced(self, rows: IntArray) -> BoolArray:
+        """Which templates copies of a priced one of the same model replace: no more GPUs anywhere, no less served.
+
+        Only where GPUs alone decide what fits: where the TP degrees of a class divide each other and the node.
+        """
+        out = np.zeros(len(rows), dtype=bool)
+        if not self._by_sum:
+            return out
+        for a in range(len(self.models)):
+            together = (self.role_T == WHOLE) & (self.client_T == a)
+            mine = np.flatnonzero(together[rows])
+            by = np.flatnonzero(together & self.priced_T & (self.rate_T > 0))
+            if not mine.size or not by.size:
+                continue
+            need_MC, need_BC = self.need_TC[rows[mine]], self.need_TC[by]
+            with np.errstate(divide="ignore", invalid="ignore"):
+                fits = np.where(need_BC[None] > 0, need_MC[:, None] // np.maximum(need_BC[None], 1), np.iinfo(int).max)
+            copies_MB = fits.min(axis=2)
+            reach_MB = copies_MB * self.rate_T[by]
+            enough = reach_MB >= self.up_T[rows[mine]][:, None] * (1 - 1e-12)
+            # of two that replace each other the first stays
+            itself = (copies_MB == 1) & (need_MC[:, None] == need_BC[None]).all(axis=2)
+            equal = itself & (self.rate_T[by] <= self.up_T[rows[mine]][:, None]) & (by[None] >= rows[mine][:, None])
+            out[mine] = (enough & ~equal).any(axis=1)
+        return out
 
     def whole_row(self, t: int) -> tuple[int, int]:
         """Model of a template that prefills and decodes, and its row in the model's pool."""

@@ -21,8 +21,9 @@ Legend: T template, A client, C class of bins, J chunk kind, Y pairing of places
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
@@ -56,7 +57,7 @@ DECODE: Final = 2
 _TIE: Final = 1e-7  # of the objective: what breaks ties
 _MORE_COLUMNS: Final = 60  # added at a time, of each client
 _PRICED_OUT: Final = 1e-10  # of the objective; a column that would add less is not worth it
-_FIRST_SHARE: Final = 0.6  # of the time that SCIP has before HiGHS is asked
+_FIRST_SHARE: Final = 0.75  # of the time that SCIP has before HiGHS is asked
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -414,6 +415,34 @@ class FleetMaster:
         )
         return None if answer is None else self._solution(answer, chosen, len(value_T))
 
+    def of_copies(
+        self,
+        value_T: NDArray[np.float64],
+        copies_T: NDArray[np.int64],
+        fills: dict[int, tuple[tuple[int, ...], ...]],
+    ) -> FleetSolution | None:
+        """Find the best flows for some copies that fit, with other values; None if they do not serve what is asked."""
+        chosen = np.flatnonzero((copies_T > 0) & (value_T > 0) & self.able_T)
+        if not len(chosen):
+            return None
+        program = self.program(value_T, chosen)
+        patterns = slice(len(chosen), len(chosen) + self.room.patterns_RW.shape[1])
+        rows = slice(0, len(self.room.rows_RT))
+        rows_RX, limit_R = program.rows_RX.copy(), program.limit_R.copy()
+        rows_RX[rows], limit_R[rows] = 0.0, 0.0  # that they fit is known
+        most_X = program.most_X.copy()
+        most_X[: len(chosen)], most_X[patterns] = copies_T[chosen], 0.0
+        gain_X = program.gain_X.copy()
+        gain_X[: len(chosen)] = 0.0
+        answer = solve_relaxation(replace(program, rows_RX=rows_RX, limit_R=limit_R, most_X=most_X, gain_X=gain_X))
+        if answer is None:
+            return None
+        x_X = answer.x_X.copy()
+        x_X[: len(chosen)] = copies_T[chosen]
+        value = float(program.gain_X @ x_X)
+        found = IntegerSolution(x_X=x_X, value=value, bound=math.inf, proven=False)
+        return replace(self._solution(found, chosen, len(value_T)), fills=fills)
+
     def _solution(self, answer: IntegerSolution, chosen: NDArray[np.int64], size: int) -> FleetSolution:
         T, W, Y = len(chosen), self.room.patterns_RW.shape[1], len(self.pairings)
         copies_T = np.zeros(size, dtype=int)
@@ -446,17 +475,10 @@ def solve_either(
     TimeLimitError
         If neither finds a solution in the time.
     """
-    loose = IntegerProgram(
-        gain_X=program.gain_X,
-        rows_RX=program.rows_RX,
-        limit_R=program.limit_R,
-        most_X=program.most_X,
-        whole_X=program.whole_X,
-        close=close,
-    )
+    loose = replace(program, close=close)
     answers: Sequence[IntegerSolution] = ()
     try:
-        first = solve_gscip(loose, _FIRST_SHARE * time_limit, seed)
+        first = solve_gscip(loose, _FIRST_SHARE * time_limit, seed, presolve=False)
         if first is None or first.proven:
             return first
         answers = [first]
