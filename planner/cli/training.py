@@ -140,8 +140,7 @@ def training(
     """
     metis = bool(metis_hostfile or metis_clusterfile or metis_profiles)
     prices = chosen_prices(cost_model, metis=metis, sailor=sailor_profiles is not None)
-    if prices.layers != "operators":
-        refuse_options(context, prices)
+    refuse_options(context, prices)
     asked, to = Asked(global_batch_size, seq_len, max_stages), Sink(time_limit, output, json, quiet)
     if prices.layers == "metis":
         files = metis_hostfile, metis_clusterfile, metis_profiles

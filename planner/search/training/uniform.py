@@ -22,6 +22,7 @@ from planner.errors import InfeasibleError, SolverError, TimeLimitError, Unsuppo
 from planner.plan import Certificate, Schedule, TrainingJob, TrainingPlan, certify
 from planner.plan.certificate import ALONE
 from planner.search.problem import Budget, SearchResult, TrainingProblem
+from planner.search.training.uniform_changes import UniformJob, helpful_uniform_change
 from planner.search.training.uniform_price import UniformPricer
 from planner.search.training.uniform_space import (
     MAX_MICROBATCH,
@@ -234,7 +235,7 @@ def estimate_uniform(
     UnsupportedError
         If it is not legal: says everything that is wrong.
     InfeasibleError
-        If it does not fit: names the stage and both sizes.
+        If it does not fit: names the stage, both sizes, and the smallest change that works.
     """
     pool = problem.cluster.classes[node_class]
     faults = uniform_faults(problem, pool, configuration)
@@ -244,10 +245,11 @@ def estimate_uniform(
     prediction = placed.predict(problem)
     for s, (memory, limit) in enumerate(zip(prediction.memory_S, prediction.limit_S, strict=True)):
         if memory.value > limit * (1 + _SLACK):
+            change = helpful_uniform_change(UniformJob(problem, node_class, configuration))
             raise InfeasibleError(
                 f"stage {s} needs {format_bytes(memory.value)} on each GPU of {pool.device.title}, which offers"
                 f" {format_bytes(limit)}; an iteration would take {format_seconds(prediction.iteration_time)}",
-                hint="more TP, PP or CP, a smaller microbatch, recomputation, or a higher ZeRO stage",
+                hint=None if change is None else change.words,
             )
 
     def certificate(prediction: TrainingPrediction) -> Certificate:
