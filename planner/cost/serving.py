@@ -376,4 +376,4 @@ def most_within_ttft(demand: Demand, first_token: float, batch_B: Array, times: 
         middle = (low + high) / 2
         within = _queue(demand, middle, service)[1] <= left
         low, high = np.where(within, middle, low), np.where(within, high, middle)
-    return np.asarray(np.where(left >= 0.0, high / service, 0.0))
+    return np.asarray(np.where(left >= 0.0, high / np.maximum(service, 1e-300), 0.0))
