@@ -188,6 +188,11 @@ class EngineProfile(BaseModel):
     data_parallel, expert_parallel, disaggregation
         Whether it has data parallelism within one deployment, expert parallelism, and prefill and decode
         apart.
+    interleaving, context_parallel
+        Whether it trains with several model chunks on each stage, and with sequences divided over GPUs.
+    zero_stages, pipelined_zero_stages
+        What of the training state it can divide over data parallelism (`planner.plan.TrainingJob.zero_stage`), and
+        what of that in a pipeline of several stages.
     memory_fraction, memory_fraction_of
         Share of a GPU's memory it uses, and of what: ``"total"`` (weights, activations and KV within that
         share of all memory), ``"static"`` (weights and KV within it, activations outside) or ``"free"`` (KV
@@ -232,6 +237,10 @@ class EngineProfile(BaseModel):
     data_parallel: bool
     expert_parallel: bool
     disaggregation: bool
+    interleaving: bool = False
+    context_parallel: bool = False
+    zero_stages: tuple[int, ...] = (0, 1)
+    pipelined_zero_stages: tuple[int, ...] = (0, 1)
     memory_fraction: Figure
     memory_fraction_of: Literal["total", "static", "free"]
     reserved_memory: Figure

@@ -24,15 +24,16 @@ from planner.cost.serving import BATCH_GRID, Demand
 from planner.errors import InfeasibleError, InputError, TimeLimitError
 from planner.plan import Certificate, ServingPlan, certify
 from planner.search.explain import Explanation, explain_bindings
+from planner.search.fleet import search_fleet
 from planner.search.infeasible import explain_infeasible
 from planner.search.least_latency import search_least_tpot
 from planner.search.links import alike_by_links
 from planner.search.packing import Packing, StageGroup, pack
-from planner.search.problem import Budget, SearchResult, ServingProblem
+from planner.search.problem import Budget, FleetProblem, SearchResult, ServedModel, ServingProblem
 from planner.search.serving_plan import build_serving_plan
 from planner.search.settling import Settler
 from planner.search.template_choice import Choice, TemplateChooser
-from planner.search.template_pool import MOST_MULTISETS, MultisetPool, enumerate_multisets, orders
+from planner.search.template_pool import MOST_MULTISETS, enumerate_multisets, most_stages, orders
 from planner.search.template_pricer import TemplatePricer
 from planner.search.templates import StageKind, Templates, stage_kinds
 from planner.search.units import pack_units, unit_master
@@ -69,6 +70,8 @@ def search_templates(problem: ServingProblem, budget: Budget) -> SearchResult[Se
     TimeLimitError
         If the time limit passes before any replica that can serve is found.
     """
+    if problem.roles != "colocated":
+        return search_fleet(_as_fleet(problem), budget)
     if problem.objective == "tpot":
         return search_least_tpot(problem, budget, search_templates)
     result = _search_by_links(problem, budget)
@@ -102,7 +105,7 @@ def _search(problem: ServingProblem, budget: Budget) -> SearchResult[ServingPlan
     for depth in depths:
         budget.report("bounding templates", 0.0)
         pool = enumerate_multisets(problem, kinds, depth, most=most)
-        chooser = TemplateChooser(problem, kinds, pricer, pool, budget)
+        chooser = TemplateChooser(problem, kinds, pricer, pool, most_stages(problem, depth), budget)
         planner = _Planner(chooser, budget, depth=depth)
         plan = planner.plan()
         if plan is not None:
@@ -149,6 +152,24 @@ def _at_least_with_one_tp(
     return replace(result, plan=build_serving_plan(problem, placed, certificate))
 
 
+def _as_fleet(problem: ServingProblem) -> FleetProblem:
+    """One model with prefill and decode replicas: a fleet of one."""
+    if problem.objective == "tpot":
+        raise InputError(
+            "the least TPOT is searched for among colocated replicas only",
+            field="roles",
+            expected="the objective goodput, cost or gpus",
+        )
+    return FleetProblem(
+        served=(ServedModel(model=problem.model, workload=problem.workload),),
+        cluster=problem.cluster,
+        engine=problem.engine,
+        max_stages=problem.max_stages,
+        objective=problem.objective,
+        roles=problem.roles,
+    )
+
+
 def gpu_prices(problem: ServingProblem) -> list[float]:
     """Price of a GPU-hour of each class; 1 each where not all are known."""
     known = [c.price_per_gpu_hour for c in problem.cluster.classes]
@@ -157,8 +178,8 @@ def gpu_prices(problem: ServingProblem) -> list[float]:
 
 def _nearest(pricer: TemplatePricer, chooser: TemplateChooser) -> Templates:
     """Price the multisets that come closest to an SLO which none meets."""
-    rows = chooser.form.nearest(chooser.pool, _NEAREST)
-    pool = chooser.pool
+    pool = chooser.values.pool
+    rows = chooser.values.form.nearest(pool, _NEAREST)
     sequences = [order for row in rows.tolist() for order in orders(pool.kind_MD[row], pool.count_MD[row])[:2]]
     return pricer.price(sequences)
 
@@ -169,7 +190,7 @@ class _Planner:
     def __init__(self, chooser: TemplateChooser, budget: Budget, *, depth: int) -> None:
         self._chooser, self._budget = chooser, budget
         self._problem, self._kinds = chooser.problem, chooser.kinds
-        self._family = _in_words(self._problem, self._kinds, chooser.pool, depth)
+        self._family = _in_words(self._problem, self._kinds, depth)
         self._chosen: Choice | None = None
         self._settler: Settler | None = None
         self._all_priced = not self._unpriced()
@@ -185,7 +206,7 @@ class _Planner:
         return Explanation(
             bindings=explain_bindings(self._problem, plan),
             price_C=tuple(float(price) for price in self._chosen.price_C),
-            alone_C=tuple(self._chooser.alone()),
+            alone_C=tuple(self._chooser.values.alone()),
             alternatives=self._chosen.passed_over,
         )
 
@@ -194,7 +215,11 @@ class _Planner:
         wanted = self._problem.workload.rate is not None and self._problem.objective != "goodput"
         plan = self._cheapest() if wanted else None
         if plan is None:
+            before = len(self._chooser.values.up_M)
             plan = self._greatest()
+            if wanted and plan is not None and len(self._chooser.values.up_M) > before:
+                # with what has joined the pool the demand may be met after all
+                plan = self._cheapest() or plan
         self._budget.report("choosing replicas", 1.0)
         return plan
 
@@ -204,7 +229,7 @@ class _Planner:
         floor, closed = 0.0, False
         for turn in range(_DEMAND_ROUNDS):
             try:
-                choice = self._chooser.choose(self._chooser.master(self._cost_J, target))
+                choice = self._chooser.choose(self._cost_J, target)
             except TimeLimitError:
                 return None
             if choice is None:
@@ -245,8 +270,7 @@ class _Planner:
 
     def _greatest(self) -> ServingPlan | None:
         """Plan of greatest goodput; among equals, of least cost."""
-        master = self._chooser.master(self._cost_J)
-        choice = self._chooser.choose(master)
+        choice = self._chooser.choose(self._cost_J)
         if choice is None:
             return None
         plan = self._greatest_of(choice, choice)
@@ -254,12 +278,13 @@ class _Planner:
             return plan
         # stages that should share a node do not: choose what can be placed as it was priced
         chooser = self._chooser
-        units = unit_master(self._problem.cluster, self._kinds, chooser.pool, self._cost_J)
-        everything_M = np.ones(len(chooser.up_M), dtype=bool)
-        tries = [(units, everything_M, pack_units), *((master, among_M, pack) for among_M in chooser.parts().values())]
+        units = unit_master(self._problem.cluster, self._kinds, chooser.values.pool, self._cost_J)
+        everything_M = np.ones(len(chooser.values.up_M), dtype=bool)
+        parts = chooser.values.parts().values()
+        tries = [(units, everything_M, pack_units), *((None, among_M, pack) for among_M in parts)]
         for program, among_M, packing in tries:
             try:
-                other = chooser.choose_among(program, among_M)
+                other = chooser.choose_among(among_M, program)
             except TimeLimitError:
                 break
             if other is None:
@@ -299,7 +324,7 @@ class _Planner:
     def _placed(self, choice: Choice, packing: Packing = pack) -> list[list[PlacedStage]]:
         """Write each chosen copy with its GPUs, the fastest replicas first."""
         self._chosen = self._chosen or choice
-        pool, kinds = self._chooser.polished(choice.templates), self._kinds
+        pool, kinds = self._chooser.values.polished(choice.templates), self._kinds
         order = np.lexsort((np.arange(len(choice.copies_T)), -pool.rate_B))
         rows = [int(t) for t in order for _ in range(int(choice.copies_T[t]))]
         groups = [[StageGroup(kinds[j].node_class, kinds[j].tp) for j in pool.kinds_BS[t] if j >= 0] for t in rows]
@@ -319,14 +344,13 @@ def _promised(choice: Choice) -> float:
     return float(choice.templates.rate_B @ choice.copies_T)
 
 
-def _in_words(problem: ServingProblem, kinds: Sequence[StageKind], pool: MultisetPool, depth: int) -> str:
+def _in_words(problem: ServingProblem, kinds: Sequence[StageKind], depth: int) -> str:
     """What the bound covers."""
     uniform = problem.engine.tensor_parallel == "uniform"
     degrees = ", ".join(str(tp) for tp in sorted({kind.tp for kind in kinds}))
-    mixed = "" if pool.complete else f" and at most {pool.most_kinds} kinds of stages (node class, TP)"
     return (
         f"replicas within what {problem.engine.title} can be told, prefill and decode together: pipelines of at most"
-        f" {depth} stages with {'one TP' if uniform else 'any TP per stage'}{mixed}; stages of one kind side by side in"
+        f" {depth} stages with {'one TP' if uniform else 'any TP per stage'}; stages of one kind side by side in"
         f" any order of kinds; TP {degrees}, on neighbouring GPUs of a node; every contiguous layer split; decode"
         " batches on a grid with steps of at most 6 %; every number of replicas that tiles the nodes"
     )

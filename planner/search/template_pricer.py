@@ -56,10 +56,13 @@ class TemplatePricer:
         What is to be served.
     kinds
         The stage kinds that templates refer to by position.
+    step
+        For replicas that decode only: seconds of a step beside what it takes inside one server; None: prompts are
+        computed too.
     """
 
-    def __init__(self, problem: ServingProblem, kinds: Sequence[StageKind]) -> None:
-        self.tables = TemplateTables(problem, kinds)
+    def __init__(self, problem: ServingProblem, kinds: Sequence[StageKind], *, step: float | None = None) -> None:
+        self.tables = TemplateTables(problem, kinds, step=step)
 
     def price(self, sequences: Sequence[tuple[int, ...]]) -> Templates:
         """Price templates given as sequences of stage kinds."""

@@ -97,8 +97,8 @@ def test_some_of_its_files_are_not_enough(tmp_path: Path) -> None:
         ("hostfile", "10.0.0.1 8\n", "slots="),
         ("hostfile", "10.0.0.9 slots=4\n", "not in the clusterfile"),
         ("hostfile", "\n", "names no node"),
-        ("clusterfile.json", "{", "is not JSON"),
-        ("profiles/DeviceType.T4_tp1_bs1.json", "{}", "is missing"),
+        ("clusterfile.json", "{", "is not valid JSON"),
+        ("profiles/DeviceType.T4_tp1_bs1.json", '{"model": {"model_name": "x"}}', "is missing"),
     ],
 )
 def test_bad_input(tmp_path: Path, file: str, text: str, message: str) -> None:
