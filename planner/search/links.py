@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -10,6 +11,7 @@ if TYPE_CHECKING:
 __all__ = ["fastest_link"]
 
 
+@lru_cache(maxsize=1024)  # asked for every template of a class, and clusters do not change
 def fastest_link(cluster: Cluster, class_a: int, class_b: int) -> Link:
     """Fastest link between different nodes of two classes, given by their positions: highest bandwidth, lowest latency.
 
