@@ -49,6 +49,7 @@ __all__ = [
     "StageTable",
     "SteadyState",
     "hop_bytes",
+    "most_within_ttft",
     "stage_table",
     "steady_state",
 ]
@@ -57,6 +58,7 @@ __all__ = [
 # An iteration as the load makes it on average; one with a chunk of the tail's prompt; one filled to the budget.
 Iteration = Literal["mean", "chunk", "full"]
 
+_HALVINGS: Final = 30  # of the load of a queue that a TTFT allows
 _SATURATED: Final = 1e-6  # a prefill queue this close to its capacity counts as one that never empties
 
 
@@ -372,3 +374,27 @@ def steady_state(
         rate_B=rate,
         utilisation_B=np.where(stable, load, 1.0),
     )
+
+
+def most_within_ttft(demand: Demand, first_token: float, batch_B: Array, times: PipelineTimes, ttft: float) -> Array:
+    """Greatest rate at which the prefill queue leaves the TTFT within its target, from above; 0 for none.
+
+    A pipeline with a longer cycle has a lower rate and a shorter queue, so that one may meet a TTFT which a faster one
+    misses at the same decode batch. Whatever its cycle, no pipeline with these times or longer ones serves more.
+
+    Parameters
+    ----------
+    demand, first_token, batch_B, times
+        As for `steady_state`.
+    ttft
+        The target.
+    """
+    service = demand.prompt * times.full_slowest_B / demand.room(batch_B)
+    passage = first_token + times.slowest_B / 2 + times.chunk_through_B
+    left = ttft - passage - (demand.chunks(batch_B) - 1) * times.chunk_slowest_B
+    low, high = np.zeros_like(service), np.full_like(service, 1.0 - _SATURATED)
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        within = demand.waiting(middle, service)[1] <= left
+        low, high = np.where(within, middle, low), np.where(within, high, middle)
+    return np.asarray(np.where(left >= 0.0, high / np.maximum(service, 1e-300), 0.0))  # no layers, no queue

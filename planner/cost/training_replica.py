@@ -47,7 +47,6 @@ __all__ = [
     "dp_groups",
     "price_stage",
     "sharding_seconds",
-    "sharding_seconds",
     "update_terms",
 ]
 

@@ -203,7 +203,8 @@ class EngineProfile(BaseModel):
     serving
         Defaults of a server; None where it does not serve.
     overhead
-        Its own time; in the file also the name of a fit in ``profiles/fits``.
+        Its own time; in the file also the name of a fit in ``profiles/fits``, as ``fit/engine`` with the constants of
+        another engine.
     offline_overhead
         The same in batch runs, where requests lie ready in its process; None: the same.
     training

@@ -32,13 +32,15 @@ if TYPE_CHECKING:
     from planner.cost.training import TrainingPrediction
     from planner.search.training.stage_graph import Stage, StageGraph
 
-__all__ = ["MAX_MICROBATCH", "MAX_STAGES", "TOLERANCE", "search_exact"]
+__all__ = ["MAX_MICROBATCH", "MAX_STAGES", "MAX_TOGETHER", "NEAR", "search_exact"]
 
 # Stages of a pipeline unless the problem says otherwise, and sequences of a microbatch per data-parallel group.
 MAX_STAGES: Final = 16
 MAX_MICROBATCH: Final = 32
-# Relative distance of plan and bound at which the search ends.
-TOLERANCE: Final = 1e-3
+# Groups that share a sequence, or that hold different experts.
+MAX_TOGETHER: Final = 8
+# Relative distance of plan and bound from which on the search goes on about as long again, and no longer.
+NEAR: Final = 1e-3
 
 
 def search_exact(
@@ -46,7 +48,7 @@ def search_exact(
     budget: Budget,
     /,
     *,
-    tolerance: float = TOLERANCE,
+    near: float = NEAR,
     on_better: Callable[[float], None] | None = None,
 ) -> SearchResult[TrainingPlan]:
     """Find the plan with the shortest iteration.
@@ -57,8 +59,8 @@ def search_exact(
         What to train, where, under which engine, with which batch.
     budget
         Time limit and progress callback. A search that ends by itself answers the same every time.
-    tolerance
-        Relative distance of plan and bound at which the search may end.
+    near
+        Relative distance of plan and bound from which on the search goes on about as long again; 0: to the end.
     on_better
         Told the seconds of each better plan when it is found.
 
@@ -92,12 +94,15 @@ def search_exact(
     stages = StageClasses(problem, sizes, most)
     referee = _Referee(stages, on_better)
     outlined = JobGraphs(stages).outlines()
+    for context, experts in _shapes(problem):
+        other = StageClasses(problem, sizes, most, context_parallel=context, expert_parallel=experts)
+        outlined += JobGraphs(other).outlines() if other.classes and other.degrees else []
     answer = search_graphs(
-        [outline for _, outline in outlined],
-        time_limit=budget.remaining(),
-        tolerance=tolerance,
+        outlined,
+        content=near,
         report=budget.report,
         referee=referee.seconds,
+        late=lambda: budget.remaining() <= 0,
     )
     if answer.graph is None:
         tried = list(families(stages))
@@ -111,6 +116,16 @@ def search_exact(
     return SearchResult(plan=plan, seconds=time.monotonic() - started, counts=counts)
 
 
+def _shapes(problem: TrainingProblem) -> list[tuple[int, int]]:
+    """Degrees of context and expert parallelism to look at besides none."""
+    engine, length = problem.engine, problem.job.sequence_length
+    experts = {kind.experts for kind in problem.model.kinds if kind.experts}
+    powers = [2**exponent for exponent in range(1, MAX_TOGETHER.bit_length())]
+    contexts = [c for c in powers if engine.context_parallel and length % (2 * c) == 0]
+    divided = [e for e in powers if engine.expert_parallel and experts and all(n % e == 0 for n in experts)]
+    return [(c, e) for c in (1, *contexts) for e in (1, *divided) if c * e > 1]
+
+
 class _Referee:
     """Places paths and prices what was placed."""
 
@@ -121,9 +136,10 @@ class _Referee:
     def seconds(self, graph: StageGraph, path: tuple[Stage, ...]) -> float:
         """Seconds of an iteration on GPUs; infinite where the path cannot be placed or does not fit."""
         key, problem = graph.label, self.stages.problem
-        assert isinstance(key, GraphKey)
-        kinds = [self.stages.classes[key.kind_C[c]] for c, _, _ in path]
-        dp, size = self.stages.degrees[key.degree], self.stages.sizes[key.size]
+        assert isinstance(key, GraphKey) and key.stages is not None
+        stages = key.stages
+        kinds = [stages.classes[key.kind_C[c]] for c, _, _ in path]
+        dp, size = stages.degrees[key.degree], stages.sizes[key.size]
         seats = [
             Seat(kind.node_class, kind.tp, key.with_next_C[c]) for kind, (c, _, _) in zip(kinds, path, strict=True)
         ]
@@ -143,8 +159,10 @@ class _Referee:
         schedule = Schedule(
             microbatch_size=size,
             microbatches=graph.microbatches,
-            recompute=self.stages.recomputes[key.recompute],
+            recompute=stages.recomputes[key.recompute],
             sequence_parallel=any(kind.sequence_parallel for kind in kinds),
+            context_parallel=stages.context_parallel,
+            expert_parallel=stages.expert_parallel,
         )
         price = predict_training(problem.model, problem.cluster, problem.engine, problem.job, placed, schedule)
         for memory, limit in zip(price.memory_S, price.limit_S, strict=True):
@@ -169,6 +187,8 @@ class _Referee:
             task="training",
             data_parallel=placed[0].dp,
             zero_stage=problem.job.zero_stage,
+            context_parallel=schedule.context_parallel,
+            expert_parallel=schedule.expert_parallel,
         )
         if reasons:
             raise UnsupportedError("; ".join(reasons))

@@ -34,7 +34,8 @@ from planner.search.problem import Budget, FleetProblem, SearchResult
 from planner.search.routes import route_requests
 from planner.search.template_pool import MOST_MULTISETS, orders
 from planner.search.templates import stage_kinds
-from planner.solvers.fleet import PREFILL, WHOLE, FleetDemand, FleetLink, FleetMaster
+from planner.solvers.fleet import FleetMaster
+from planner.solvers.fleet_columns import PREFILL, WHOLE, FleetDemand, FleetLink
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -107,10 +108,10 @@ def _pools(problem: FleetProblem, budget: Budget) -> list[ModelPool]:
 
 def _nearest(model: ModelPool) -> Templates | None:
     """Price the multisets that come closest to an SLO which none meets."""
-    if model.chooser is None:
+    if model.values is None:
         return None
-    pool = model.chooser.pool
-    rows = model.chooser.form.nearest(pool, _NEAREST)
+    pool = model.values.pool
+    rows = model.values.form.nearest(pool, _NEAREST)
     sequences = [order for row in rows.tolist() for order in orders(pool.kind_MD[row], pool.count_MD[row])[:2]]
     return model.pricer.price(sequences)
 
@@ -340,9 +341,9 @@ class _Planner:
         role = pool.role_T[t]
         if role == WHOLE:
             a, row = pool.whole_row(t)
-            chooser = pool.models[a].chooser
-            assert chooser is not None  # such templates come from it
-            best = chooser.polished(chooser.best_of([row]))
+            values = pool.models[a].values
+            assert values is not None  # such templates come from it
+            best = values.polished(values.best_of([row]))
             kinds = tuple(int(j) for j in best.kinds_BS[0] if j >= 0)
             bounds = tuple(int(x) for x in best.bounds_BS1[0][: len(kinds) + 1])
             return _Shape("both", float(best.rate_B[0]), kinds, bounds, ())
@@ -363,7 +364,7 @@ class _Planner:
         uniform = engine.tensor_parallel == "uniform"
         parts = []
         for one, model in zip(problem.served, self._pool.models, strict=True):
-            pool = None if model.chooser is None else model.chooser.pool
+            pool = None if model.values is None else model.values.pool
             mixed = "" if pool is None or pool.complete else f" and at most {pool.most_kinds} kinds of stages"
             degrees = ", ".join(str(tp) for tp in sorted({kind.tp for kind in model.kinds}))
             parts.append(f"{one.model.name}: at most {model.depth} stages{mixed}, TP {degrees}")

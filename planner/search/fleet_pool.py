@@ -1,6 +1,6 @@
 """Everything that a master program for several models may choose from: the pools of all models in one numbering.
 
-Replicas that prefill and decode together come from one `TemplateChooser` per model, which looks at its multisets more
+Replicas that prefill and decode together come from one `PoolValues` per model, whose multisets are looked at more
 closely only where the program rests on them. Replicas of one role (`planner.search.role_templates`) are few and priced
 from the beginning.
 
@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from planner.search.role_templates import RoleTemplates, reaches, role_templates
-from planner.search.template_choice import TemplateChooser
-from planner.search.template_pool import enumerate_multisets
+from planner.search.template_pool import enumerate_multisets, most_stages
 from planner.search.template_pricer import TemplatePricer
+from planner.search.template_values import PRICED, PoolValues
 from planner.search.templates import StageKind, stage_kinds
-from planner.solvers.fleet import WHOLE, FleetColumns, FleetRelaxation
-from planner.solvers.master import MasterProblem, PoolRelaxation, packs_by_sum
+from planner.solvers.fleet import FleetRelaxation
+from planner.solvers.fleet_columns import WHOLE, FleetColumns
+from planner.solvers.master import MasterProblem, packs_by_sum
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -43,7 +44,7 @@ class ModelPool:
         Its stage kinds.
     pricer
         Of its templates.
-    chooser
+    values
         Of replicas that prefill and decode together; None where there are to be none.
     apart
         Replicas of one role; None where there are to be none.
@@ -53,7 +54,7 @@ class ModelPool:
 
     kinds: Sequence[StageKind]
     pricer: TemplatePricer
-    chooser: TemplateChooser | None
+    values: PoolValues | None
     apart: RoleTemplates | None
     depth: int
 
@@ -63,18 +64,18 @@ class ModelPool:
         alone = problem.alone(index, roles=problem.roles)
         kinds = stage_kinds(alone)
         pricer = TemplatePricer(alone, kinds)
-        chooser = apart = None
+        values = apart = None
         if problem.roles != "disaggregated":
             pool = enumerate_multisets(alone, kinds, depth, most=most)
-            chooser = TemplateChooser(alone, kinds, pricer, pool, budget)
+            values = PoolValues(alone, kinds, pricer, pool, most_stages(alone, depth))
         if problem.roles != "colocated":
             apart = role_templates(alone, kinds, depth)
-        return cls(kinds, pricer, chooser, apart, depth)
+        return cls(kinds, pricer, values, apart, depth)
 
     @property
     def able(self) -> bool:
         """Whether anything may serve the model at all."""
-        together = self.chooser is not None and bool((self.chooser.up_M > 0).any())
+        together = self.values is not None and bool((self.values.up_M > 0).any())
         return together or (self.apart is not None and self.apart.able)
 
 
@@ -106,8 +107,8 @@ class FleetPool:
         for a, model in enumerate(models):
             own = [position[kind] for kind in model.kinds]
             parts = [np.zeros((0, len(own)), dtype=np.int64)]
-            if model.chooser is not None:
-                parts.append(model.chooser.pool.chunks_MJ(len(own)))
+            if model.values is not None:
+                parts.append(model.values.pool.chunks_MJ(len(own)))
             self._whole.append(slice(end, end + len(parts[-1])))
             end += len(parts[-1])
             roles = [np.full(len(parts[-1]), WHOLE)]
@@ -149,11 +150,11 @@ class FleetPool:
         self.refresh()
 
     def refresh(self) -> None:
-        """Take over what the choosers of the models have found out."""
+        """Take over what the pools of the models have found out."""
         for model, whole, apart in zip(self.models, self._whole, self._apart, strict=True):
-            if model.chooser is not None:
-                self.up_T[whole], self.rate_T[whole] = model.chooser.up_M, model.chooser.rate_M
-                self.priced_T[whole] = model.chooser.priced_M
+            if model.values is not None:
+                self.up_T[whole], self.rate_T[whole] = model.values.up_M, model.values.rate_M
+                self.priced_T[whole] = model.values.level_M == PRICED
             if model.apart is not None:
                 self.up_T[apart], self.rate_T[apart] = model.apart.bound_T, model.apart.rate_T
 
@@ -183,35 +184,28 @@ class FleetPool:
 
     def tighten(self, rows: IntArray, relaxed: FleetRelaxation) -> bool:
         """Look one step closer at some templates; False where all of them are priced."""
-        return self._closer(rows, relaxed, TemplateChooser.tighten)
+        return self._closer(rows, relaxed, PoolValues.tighten)
 
     def look_closer(self, rows: IntArray, relaxed: FleetRelaxation) -> bool:
         """Bound some templates more tightly that are not yet, without pricing them; False where all are."""
-        return self._closer(rows, relaxed, TemplateChooser.look_closer)
+        return self._closer(rows, relaxed, PoolValues.look_closer)
 
     def _closer(
         self,
         rows: IntArray,
         relaxed: FleetRelaxation,
-        look: Callable[[TemplateChooser, IntArray, PoolRelaxation], bool],
+        look: Callable[[PoolValues, IntArray, Array], bool],
     ) -> bool:
         closer = False
         greatest = float(relaxed.worth_T.max(initial=0.0))
         for model, whole in zip(self.models, self._whole, strict=True):
             mine = rows[(rows >= whole.start) & (rows < whole.stop)]
             mine = mine[~self.priced_T[mine]]
-            if model.chooser is None or not mine.size:
+            if model.values is None or not mine.size:
                 continue
             # in units of what they serve, as a model's own program has it
             worth = max(float(relaxed.worth_T[whole].max(initial=0.0)), _LEAST_WORTH * greatest, 1e-300)
-            own = PoolRelaxation(
-                value=relaxed.value / worth,
-                copies_T=relaxed.copies_T[whole],
-                reduced_T=relaxed.reduced_T[whole] / worth,
-                price_C=relaxed.price_C / worth,
-                active=mine - whole.start,
-            )
-            closer |= look(model.chooser, mine - whole.start, own)
+            closer |= look(model.values, mine - whole.start, relaxed.reduced_T[whole] / worth)
         if closer:
             self.refresh()
         return closer
@@ -253,8 +247,8 @@ class FleetPool:
         """What was looked at, and how closely, over all models."""
         total: dict[str, int] = {}
         for model in self.models:
-            if model.chooser is not None:
-                for name, count in model.chooser.looked_at.items():
+            if model.values is not None:
+                for name, count in model.values.looked_at.items():
                     total[name] = total.get(name, 0) + count
             if model.apart is not None:
                 total["of one role"] = total.get("of one role", 0) + len(model.apart.rate_T)

@@ -29,7 +29,7 @@ from planner.partition import StageCosts, partition_layers
 from planner.search.links import fastest_link
 from planner.search.template_pool import most_stages
 from planner.search.template_pricer import TemplatePricer
-from planner.solvers.fleet import DECODE, PREFILL
+from planner.solvers.fleet_columns import DECODE, PREFILL
 from planner.solvers.master import packs_by_sum
 from planner.workload import Slo
 
@@ -55,7 +55,7 @@ class RoleTemplates:
     kind_T, stages_T
         Stage kind, and how many stages of it.
     role_T
-        `planner.solvers.fleet.PREFILL` or `DECODE`.
+        `planner.solvers.fleet_columns.PREFILL` or `DECODE`.
     from_T, to_T
         Of prefill templates their node class and which of `reach` decodes, of decode templates -1 and their place:
         their node class, or beyond the number of classes the inside of the class's one node.

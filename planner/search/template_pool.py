@@ -8,8 +8,8 @@ Legend: M multiset, D place of a kind in it, C node class.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from itertools import combinations, permutations
+from dataclasses import dataclass, replace
+from itertools import combinations, islice, permutations
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from planner.search.problem import ServingProblem
     from planner.search.templates import StageKind
 
-__all__ = ["MOST_MULTISETS", "MultisetPool", "enumerate_multisets", "most_stages", "orders"]
+__all__ = ["MOST_MULTISETS", "MultisetPool", "enumerate_multisets", "most_stages", "multisets_of", "orders"]
 
-MOST_MULTISETS: Final = 100_000  # rows of a pool; a family with more is enumerated up to fewer kinds, three at least
+MOST_MULTISETS: Final = 4_000  # rows of a pool; a family with more is enumerated up to fewer kinds, two at least
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +62,21 @@ class MultisetPool:
             chunks_MJ[rows, self.kind_MD[rows, d]] = self.count_MD[rows, d]
         return chunks_MJ
 
+    def joined(self, others: tuple[IntArray, IntArray]) -> MultisetPool:
+        """Add multisets, given by their kinds and counts; what is said of the pool's completeness stays."""
+        kind_XD, count_XD = others
+        width = max(self.kind_MD.shape[1], kind_XD.shape[1])
+        return self.of(
+            (
+                np.concatenate([_wide(self.kind_MD, width, -1), _wide(kind_XD, width, -1)]),
+                np.concatenate([_wide(self.count_MD, width, 0), _wide(count_XD, width, 0)]),
+            )
+        )
+
+    def of(self, multisets: tuple[IntArray, IntArray]) -> MultisetPool:
+        """Other multisets of the same family."""
+        return replace(self, kind_MD=multisets[0], count_MD=multisets[1])
+
     def take(self, rows: IntArray) -> MultisetPool:
         """Some of the multisets."""
         return MultisetPool(
@@ -93,7 +108,7 @@ def enumerate_multisets(
     depth
         Most stages.
     most
-        Most rows; multisets of three kinds come in any case.
+        Most rows; multisets of two kinds come in any case.
     """
     uniform = problem.engine.tensor_parallel == "uniform"
     class_J = np.array([kind.node_class for kind in kinds])
@@ -109,7 +124,7 @@ def enumerate_multisets(
     for chosen in range(1, largest + 1):
         groups = [g for g in combinations(range(len(kinds)), chosen) if not uniform or len({tp_J[j] for j in g}) == 1]
         shares = [c for total in range(chosen, stages + 1) for c in compositions(total, chosen)]
-        if chosen > 3 and rows + len(groups) * len(shares) > most:
+        if chosen > 2 and rows + len(groups) * len(shares) > most:
             break
         group_GD, share_PD = np.array(groups, dtype=np.int64), np.array(shares, dtype=np.int64)
         used_GPC = np.zeros((len(groups), len(shares), len(room_C)), dtype=np.int64)
@@ -135,8 +150,26 @@ def _wide(rows: IntArray, width: int, fill: int) -> IntArray:
     return np.pad(rows, ((0, 0), (0, width - rows.shape[1])), constant_values=fill)
 
 
-def orders(kind_D: IntArray, count_D: IntArray) -> list[tuple[int, ...]]:
-    """Sequences of a multiset's stages, equal kinds side by side, in every order of the kinds.
+def multisets_of(count_MJ: IntArray) -> tuple[IntArray, IntArray]:
+    """Kinds and counts of multisets, as a pool has them, from the stages of every kind.
+
+    Examples
+    --------
+    >>> multisets_of(np.array([[0, 2, 1], [3, 0, 0]]))[0].tolist()
+    [[1, 2], [0, -1]]
+    """
+    width = max(int((count_MJ > 0).sum(axis=1).max(initial=1)), 1)
+    kind_MD, place = np.full((len(count_MJ), width), -1), np.zeros(len(count_MJ), dtype=int)
+    count_MD = np.zeros_like(kind_MD)
+    for j in range(count_MJ.shape[1]):
+        rows = np.flatnonzero(count_MJ[:, j] > 0)
+        kind_MD[rows, place[rows]], count_MD[rows, place[rows]] = j, count_MJ[rows, j]
+        place[rows] += 1
+    return kind_MD, count_MD
+
+
+def orders(kind_D: IntArray, count_D: IntArray, most: int | None = None) -> list[tuple[int, ...]]:
+    """Sequences of a multiset's stages, equal kinds side by side, in every order of the kinds, or so many of them.
 
     Examples
     --------
@@ -144,4 +177,4 @@ def orders(kind_D: IntArray, count_D: IntArray) -> list[tuple[int, ...]]:
     [(3, 3, 5), (5, 3, 3)]
     """
     groups = [(int(j),) * int(n) for j, n in zip(kind_D, count_D, strict=True) if j >= 0]
-    return [tuple(j for group in order for j in group) for order in permutations(groups)]
+    return [tuple(j for group in order for j in group) for order in islice(permutations(groups), most)]

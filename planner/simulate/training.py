@@ -172,7 +172,7 @@ def timeline_of(prediction: TrainingPrediction, schedule: Schedule, gpus_S: Sequ
     gpus_S
         GPUs of each stage.
     """
-    chunks, microbatches = 1, schedule.microbatches
+    chunks, microbatches = schedule.virtual_stages, schedule.microbatches
     stage_S, there_S = prediction.work_S + prediction.hop_S, prediction.hop_S / (2.0 * chunks)
     backward_S = prediction.work_S - prediction.forward_S
 

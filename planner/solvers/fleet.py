@@ -22,102 +22,25 @@ Legend: T template, A client, C class of bins, J chunk kind, Y pairing, R row, X
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from planner.errors import TimeLimitError
-from planner.solvers.gscip import solve_gscip, solve_relaxation
-from planner.solvers.highs import solve_highs
-from planner.solvers.master import Master, MasterProblem
+from planner.solvers.either import solve_either
+from planner.solvers.fleet_columns import DECODE, PREFILL, WHOLE, FleetColumns, FleetDemand
+from planner.solvers.gscip import solve_relaxation
+from planner.solvers.master import Master
 from planner.solvers.program import IntegerProgram, IntegerSolution, IntegerSolver
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = [
-    "DECODE",
-    "PREFILL",
-    "WHOLE",
-    "FleetColumns",
-    "FleetDemand",
-    "FleetLink",
-    "FleetMaster",
-    "FleetRelaxation",
-    "FleetSolution",
-    "solve_either",
-]
-
-WHOLE: Final = 0
-PREFILL: Final = 1
-DECODE: Final = 2
+__all__ = ["FleetMaster", "FleetRelaxation", "FleetSolution"]
 
 _TIE: Final = 1e-7  # of the objective: what breaks ties
 _MORE_COLUMNS: Final = 60  # added at a time, of each client
 _PRICED_OUT: Final = 1e-10  # of the objective; a column that would add less is not worth it
-_FIRST_SHARE: Final = 0.75  # of the time that SCIP has before HiGHS is asked
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FleetLink:
-    """A link that what passes from some places to some others shares, and the bytes/s that it carries."""
-
-    pairings: frozenset[tuple[int, int]]
-    capacity: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FleetDemand:
-    """What is asked for.
-
-    Parameters
-    ----------
-    objective
-        ``"scale"``: the greatest factor by which all demands can be multiplied; ``"goodput"``: the greatest weighted
-        sum of what is served, of no client more than its demand; ``"cost"``: the least cost that serves the demands.
-    demand_A
-        Of each client, > 0; infinite where as much as possible is asked for (``"goodput"`` only).
-    weight_A
-        What one unit served is worth, for ``"goodput"``.
-    bytes_A
-        That pass from place to place with one unit of each client.
-    links
-        Links that may be too slow for all that could flow.
-    """
-
-    objective: Literal["scale", "goodput", "cost"]
-    demand_A: NDArray[np.float64]
-    weight_A: NDArray[np.float64]
-    bytes_A: NDArray[np.float64]
-    links: tuple[FleetLink, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FleetColumns:
-    """Templates of all clients.
-
-    Parameters
-    ----------
-    room
-        What they occupy and cost; its values are not read.
-    client_T, role_T
-        Whose they are, and what they do: `WHOLE`, `PREFILL`, `DECODE`.
-    from_T
-        Place where a first part is done; -1 of others.
-    to_T
-        Of a first part which of `reach` it may be handed on to, of a taking over its place; -1 of others.
-    reach
-        Places.
-    """
-
-    room: MasterProblem
-    client_T: NDArray[np.int64]
-    role_T: NDArray[np.int64]
-    from_T: NDArray[np.int64]
-    to_T: NDArray[np.int64]
-    reach: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -468,38 +391,3 @@ class FleetMaster:
             proven=answer.proven,
             fills=self.room.fills_of(answer.x_X[T : T + W]),
         )
-
-
-def solve_either(
-    program: IntegerProgram, time_limit: float, seed: int = 0, *, close: float = 0.0
-) -> IntegerSolution | None:
-    """Solve by SCIP, and by HiGHS in the rest of the time where SCIP leaves a gap; the better of both counts.
-
-    Which is faster on programs with flows differs from one to the next.
-
-    Raises
-    ------
-    TimeLimitError
-        If neither finds a solution in the time.
-    """
-    loose = replace(program, close=close)
-    answers: Sequence[IntegerSolution] = ()
-    try:
-        first = solve_gscip(loose, _FIRST_SHARE * time_limit, seed, presolve=False)
-        if first is None or first.proven:
-            return first
-        answers = [first]
-    except TimeLimitError:
-        pass
-    try:
-        second = solve_highs(loose, (1 - _FIRST_SHARE) * time_limit, seed)
-    except TimeLimitError:
-        if not answers:
-            raise
-        second = answers[0]
-    if second is None:
-        return None
-    answers = [*answers, second]
-    best = max(answers, key=lambda one: one.value)
-    bound = max(min(one.bound for one in answers), best.value)
-    return IntegerSolution(x_X=best.x_X, value=best.value, bound=bound, proven=any(one.proven for one in answers))

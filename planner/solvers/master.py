@@ -296,6 +296,8 @@ class Master:
                     copies_T=_spread(answer.x_X[: len(active)], active, len(value_T)),
                     reduced_T=reduced_T,
                     price_C=self.class_prices(price_R),
+                    price_J=self._chunk_prices(price_R),
+                    price_demand=0.0 if self.demand is None else float(price_R[-1]),
                     active=active[np.argsort(-reduced_T[active], kind="stable")[: 2 * _MORE_COLUMNS]],
                 )
             best = worth[np.argsort(-outside_T[worth], kind="stable")[:_MORE_COLUMNS]]
@@ -308,6 +310,17 @@ class Master:
             sizes = len({int(s) for s in self.problem.size_J[(self.problem.class_J == c) & self._used_J]})
             price_C[c] += price_R[first + sizes] / float(self.problem.bin_size_C[c])
         return price_C
+
+    def _chunk_prices(self, price_R: NDArray[np.float64]) -> NDArray[np.float64]:
+        """What a chunk of each kind takes the room of is worth."""
+        problem = self.problem
+        price_J = price_R[problem.class_J] * problem.size_J
+        for c, first in self._first_of.items():
+            kinds = self._used_J & (problem.class_J == c)
+            row_of = {size: first + i for i, size in enumerate(sorted({int(s) for s in problem.size_J[kinds]}))}
+            for j in np.flatnonzero(kinds):
+                price_J[j] += price_R[row_of[int(problem.size_J[j])]]
+        return np.asarray(price_J, dtype=float)
 
     @property
     def _used_J(self) -> NDArray[np.bool_]:
@@ -361,6 +374,10 @@ class PoolRelaxation:
         What one copy of a template adds to it, at most; never positive but at its most copies.
     price_C
         What one more unit of room in each class of bins would add.
+    price_J
+        What the room of one chunk of each kind is worth.
+    price_demand
+        What one more of the whole demand would cost; 0 where there is none.
     active
         Templates to begin with when it is solved again with other values.
     """
@@ -369,6 +386,8 @@ class PoolRelaxation:
     copies_T: NDArray[np.float64]
     reduced_T: NDArray[np.float64]
     price_C: NDArray[np.float64]
+    price_J: NDArray[np.float64]
+    price_demand: float
     active: NDArray[np.int64]
 
 

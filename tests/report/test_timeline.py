@@ -33,6 +33,7 @@ def made(stages: int = 3, microbatches: int = 6, *, hop: float = 0.01, slow: flo
         tied=0.25,
         memory_S=(),
         limit_S=(),
+        breakdown=None,  # type: ignore[arg-type]
         figures={},
     )
     schedule = Schedule(microbatch_size=1, microbatches=microbatches, recompute="none", sequence_parallel=False)

@@ -103,3 +103,24 @@ def test_forward_is_part_of_the_work() -> None:
     plain_S, recomputed_S = shares
     assert np.all((plain_S > 0.25) & (plain_S < 0.42))
     assert np.all(recomputed_S < plain_S - 0.05)  # recomputation lengthens the backward pass only
+
+
+def test_interleaved_plans_hop_around() -> None:
+    """Twice as many hops as chunks make, the last stage back to the first; closed form and timeline within 1 %."""
+    problem = training_problem(tiny_model(layers=8), small_cluster([("a100_sxm_80", 4, 1)]))
+    gpus, found = problem.cluster.gpus, []
+    for chunks in (1, 2):
+        stages = [
+            PlacedTrainingStage(devices=(gpus[s],), layers=(2 * s, 2 * s + 2), tp=1, dp=1, microbatch_shares=(1,))
+            for s in range(4)
+        ]
+        schedule = Schedule(
+            microbatch_size=1, microbatches=8, recompute="none", sequence_parallel=False, virtual_stages=chunks
+        )
+        price = predict_training(problem.model, problem.cluster, problem.engine, problem.job, stages, schedule)
+        found.append(timeline_of(price, schedule, [1] * 4))
+    plain, interleaved = found
+    assert len(plain.hops) == 2 * 8 * 3 and len(interleaved.hops) == 2 * 8 * 7
+    assert any(hop.stage == 3 and hop.to == 0 for hop in interleaved.hops if hop.kind == "forward")
+    assert interleaved.bubble_fraction < plain.bubble_fraction
+    assert interleaved.apart.seconds == pytest.approx(interleaved.closed_form - interleaved.seconds, rel=1e-9)

@@ -9,17 +9,9 @@ import pytest
 from numpy.typing import NDArray
 
 from planner.solvers.cbc import solve_cbc
-from planner.solvers.fleet import (
-    DECODE,
-    PREFILL,
-    WHOLE,
-    FleetColumns,
-    FleetDemand,
-    FleetLink,
-    FleetMaster,
-    FleetSolution,
-    solve_either,
-)
+from planner.solvers.either import solve_either
+from planner.solvers.fleet import FleetMaster, FleetSolution
+from planner.solvers.fleet_columns import DECODE, PREFILL, WHOLE, FleetColumns, FleetDemand, FleetLink
 from planner.solvers.gscip import solve_gscip
 from planner.solvers.highs import solve_highs
 from planner.solvers.master import MasterProblem

@@ -28,6 +28,7 @@ __all__ = [
     "gpt_of",
     "price",
     "reported_flops",
+    "run_cluster",
     "untold",
 ]
 
@@ -145,6 +146,7 @@ def even_layers(row: Row, layers: int, stages: int) -> tuple[int, ...]:
 
 @lru_cache(maxsize=64)
 def run_cluster(device: str, nodes: int, gpus_per_node: int, nic: float) -> Cluster:
+    """Nodes of a published run: GPUs of one type, and the bytes/s that a node has of the network."""
     spec = ClusterSpec.model_validate(
         {
             "name": "truth",

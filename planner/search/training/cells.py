@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from planner.search.training.labels import ENDLESS, least_sum
-from planner.search.training.lagrange import best_prices, directions, may_be_afforded
+from planner.search.training.lagrange import best_prices, may_be_afforded
 from planner.search.training.stage_graph import Edges, Stage, StageGraph
 
 if TYPE_CHECKING:
@@ -35,6 +35,8 @@ _NARROW: Final = 0.15
 # Precision of a first look.
 _PRECISE: Final = 0.005
 _SLACK: Final = 1e-12
+# Cells looked at in any case once the bound is near.
+_PATIENCE: Final = 200
 # Graphs that are searched for a good plan as soon as they are opened.
 _DIVES: Final = 24
 
@@ -115,12 +117,13 @@ class _Search:
     given: Sequence[StageGraph | Outline]
     referee: Callable[[StageGraph, tuple[Stage, ...]], float] | None
     tolerance: float
-    deadline: float
+    late: Callable[[], bool]
     started: float
     seconds: float = math.inf
     graph: int | None = None
     path: tuple[Stage, ...] = ()
     found_at: float = 0.0
+    near_at: int = -1  # cells until the bound came near
     lowest: float = math.inf  # least bound of what was closed without being exact
     values: dict[int, _Values] = field(default_factory=dict)
     graphs: dict[int, StageGraph] = field(default_factory=dict)
@@ -132,8 +135,13 @@ class _Search:
         """Bound at which a cell is closed."""
         return self.seconds / (1.0 + self.tolerance) if math.isfinite(self.seconds) else math.inf
 
-    def late(self) -> bool:
-        return time.monotonic() >= self.deadline
+    def content(self, bound: float, distance: float) -> bool:
+        """Whether a bound is near, and has been for long enough."""
+        if distance <= 0 or not math.isfinite(self.seconds) or bound * (1 + distance) < self.seconds:
+            return False
+        if self.near_at < 0:
+            self.near_at = self.counts["cells"]
+        return self.counts["cells"] > 2 * self.near_at + _PATIENCE
 
     def graph_at(self, g: int) -> StageGraph:
         """A graph, made when it is first asked for."""
@@ -176,8 +184,10 @@ def search_graphs(
     *,
     time_limit: float = math.inf,
     tolerance: float = 0.0,
+    content: float = 0.0,
     report: Callable[[str, float], None] | None = None,
     referee: Callable[[StageGraph, tuple[Stage, ...]], float] | None = None,
+    late: Callable[[], bool] | None = None,
 ) -> Answer:
     """Find the shortest iteration over all paths of all graphs.
 
@@ -189,13 +199,18 @@ def search_graphs(
         Seconds after which the best plan so far is returned with the bound proven so far.
     tolerance
         A plan this much (relative) above the bound is good enough; 0 closes everything.
+    content
+        From this distance (relative) on, the search goes on about as long again, by cells; 0: to the end.
     report
         Told what is done, and its share.
     referee
         Seconds of a plan where a graph's price is only a bound on it.
+    late
+        Whether time is up, instead of `time_limit`.
     """
     started = time.monotonic()
-    search = _Search(graphs, referee, max(tolerance, _SLACK), started + time_limit, started)
+    late = late or (lambda: time.monotonic() >= started + time_limit)
+    search = _Search(graphs, referee, max(tolerance, _SLACK), late, started)
     heap: list[tuple[float, int, _Cell]] = []
     for g, graph in enumerate(graphs):
         bound = graph.bound if isinstance(graph, Outline) else _cheap_bound(graph)
@@ -206,7 +221,7 @@ def search_graphs(
     dived: set[int] = set()
     first = heap[0][0] if heap else math.inf
     while heap and heap[0][0] < search.enough:
-        if search.late():
+        if search.late() or search.content(heap[0][0], content):
             break
         bound, _, cell = heapq.heappop(heap)
         if report is not None and math.isfinite(search.seconds):
@@ -226,6 +241,8 @@ def search_graphs(
                 search.close(child.bound)
     for bound, _, _ in heap:
         search.close(bound)
+    if report is not None:
+        report("closing cells", 1.0)
     closed = not heap or heap[0][0] >= search.enough
     lower = min(search.lowest, search.enough)  # intervals were cut, and cells closed, where they could not beat that
     lower = search.seconds if tolerance <= 0 and lower >= search.enough else lower
@@ -250,7 +267,7 @@ def _cheap_bound(graph: StageGraph) -> float:
     sum_CL = graph.total_CNN[:, np.arange(N - 1), np.arange(1, N)]
     if not len(one_CL) or not np.isfinite(one_CL.min(axis=0)).all():
         return math.inf if not len(one_CL) or not len(graph.edges) else graph.constant
-    weight_XK = directions(len(graph.counts_K))
+    weight_XK = graph.directions_XK
     paid_XC = graph.prices_C(weight_XK)
     possible_CL = np.isfinite(one_CL)
     spent_XCL = np.where(possible_CL, paid_XC[:, :, None] * np.where(possible_CL, one_CL, 0.0), np.inf)
@@ -369,23 +386,22 @@ def _labels(search: _Search, cell: _Cell, beam: int, limit: float) -> tuple[floa
 
 def _dive(search: _Search, cell: _Cell) -> None:
     """Look for a good plan of a graph: the shortest bottleneck that labels reach, at some limits of gradient sync."""
-    values = search.of(cell.graph)
-    syncs = len(values.sync) - 1
+    graph, values = search.graph_at(cell.graph), search.of(cell.graph)
+    rounds = max(graph.microbatches - 1, 1)
+    precise = _PRECISE * cell.bound
+    least = _fixed(search, cell)
+    worth = float(values.sync[-1])
     for share in (1.0, 0.5, 0.25, 0.12, 0.06, 0.03):
         sync = (0, max(0, int(np.searchsorted(values.sync, share * values.sync[-1], side="right")) - 1))
-        if share < 1.0 and sync[1] == syncs:
+        if share < 1.0 and worth - float(values.sync[sync[1]]) <= precise:
             continue
+        worth = float(values.sync[sync[1]])
         low, high = cell.peak
         high = min(high, int(np.searchsorted(values.peak, 4 * values.peak[low])))
-        precise = _PRECISE * cell.bound
-        rounds = max(search.graph_at(cell.graph).microbatches - 1, 1)
         while low < high and not search.late() and rounds * (values.peak[high] - values.peak[low]) > precise:
             middle = _middle(values.peak, low, high)
-            part = _bounded(search, replace(cell, peak=(cell.peak[0], middle), sync=sync, bound=0.0))
-            if part is None or part.peak[1] < middle:
-                low = middle + 1
-                continue
-            total, _ = _labels(search, part, _BEAM_WIDE, math.inf)
+            part = replace(cell, peak=(cell.peak[0], middle), sync=sync)
+            total, _ = _labels(search, part, _BEAM_WIDE, search.enough - least)
             if math.isfinite(total):
                 high = middle
             else:

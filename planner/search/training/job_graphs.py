@@ -10,28 +10,33 @@ Legend: C class, K node class, L layer, N layer boundary, M microbatch size, W w
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from planner.cost.training import boundary_bytes
-from planner.cost.training_memory import GRADIENT_BYTES, unsharded_bytes
+from planner.cost.training_links import gradient_rings
+from planner.cost.training_memory import GRADIENT_BYTES, state_bytes, unsharded_bytes
 from planner.cost.training_replica import sharding_seconds, update_terms
 from planner.search.training.cells import Outline
 from planner.search.training.job_links import JobLinks
-from planner.search.training.lagrange import directions
 from planner.search.training.stage_graph import StageGraph
 
 if TYPE_CHECKING:
     from planner.cost._types import Array, IntArray
-    from planner.search.stage_classes import StageClass, StageClasses
+    from planner.cost.network import Collective
+    from planner.search.stage_classes import StageClasses
 
 __all__ = ["GraphKey", "JobGraphs"]
 
 # Relative slack of memory limits against rounding; the verifier allows as much.
 _SLACK: Final = 1e-12
+# Prices of a place in the pipeline that bounds try.
+_PLACES: Final = 9
 # A stage's node when no other stage can join it.
 _FULL: Final = -1
 
@@ -48,6 +53,8 @@ class GraphKey:
         Data-parallel degree, microbatch size, recomputation.
     kind_C, with_next_C
         Kind of each class, and whether it is in the node of the stage behind it; empty in an outline.
+    stages
+        What the positions are in.
     """
 
     family: tuple[int, ...]
@@ -56,6 +63,7 @@ class GraphKey:
     recompute: int
     kind_C: tuple[int, ...] = ()
     with_next_C: tuple[bool, ...] = ()
+    stages: StageClasses | None = field(default=None, compare=False)
 
 
 class JobGraphs:
@@ -95,7 +103,7 @@ class JobGraphs:
                 continue  # these are among those with sequence parallelism
             yield tuple(kinds)
 
-    def outlines(self) -> list[tuple[GraphKey, Outline]]:
+    def outlines(self) -> list[Outline]:
         """Every graph that may hold the model, with a bound on its plans."""
         found = []
         for family in self.families:
@@ -109,12 +117,17 @@ class JobGraphs:
                     bound_M = self._bound_M(family, kinds, degree, recompute)
                     for size in np.flatnonzero(np.isfinite(bound_M)):
                         key = GraphKey(family, degree, int(size), recompute)
-                        found.append((key, Outline(float(bound_M[size]), lambda key=key: self.build(key))))
+                        found.append(Outline(float(bound_M[size]), partial(self.build, key)))
         return found
 
     def _usable(self, family: tuple[int, ...], degree: int) -> list[int]:
-        dp = self.stages.degrees[degree]
-        return [j for j in family if dp <= len(self.stages.classes[j].groups)]
+        stages, dp = self.stages, self.stages.degrees[degree]
+        found = [j for j in family if dp <= len(stages.classes[j].groups)]
+        if stages.context_parallel == stages.expert_parallel == 1:
+            return found
+        # who shares a sequence or the experts lies alike on every node
+        links = self._links[family]
+        return [j for j in found if links.alike(stages.classes[j].node_class, dp)]
 
     def _update(self, family: tuple[int, ...], j: int, dp: int) -> tuple[float, float]:
         """Seconds of gradient sync and optimizer: fixed, and per parameter."""
@@ -123,46 +136,75 @@ class JobGraphs:
         terms = update_terms(self.cluster.classes[one.node_class].device, ring, self.stages.problem.job)
         return terms.sync_fixed, terms.slope
 
+    def _expert_ring(self, j: int, dp: int) -> Collective:
+        """Collective of the groups of a stage that hold the same experts."""
+        groups = self.stages.classes[j].groups[:dp]
+        return gradient_rings(self.cluster, [groups], every=self.stages.expert_parallel)[0]
+
     def _bound_M(self, family: tuple[int, ...], kinds: list[int], degree: int, recompute: int) -> Array:
         """Seconds that no plan of a graph undercuts, for each microbatch size; infinite where nothing fits.
 
-        Weights on resources, GPUs of each class and places in the pipeline: what all layers take at least, by weight,
-        is spread over what there is of them at best.
+        Whatever the prices of GPUs and places in the pipeline: what all layers pay at least is at most what there is.
         """
         stages, dp = self.stages, self.stages.degrees[degree]
         classes = [stages.classes[j] for j in kinds]
         m_M = stages.microbatches_DM[degree]
         most = self._most_stages(kinds, dp)
-        use_JR = np.zeros((len(kinds), len(self.counts_K) + 1))
-        for row, one in enumerate(classes):
-            use_JR[row, one.node_class], use_JR[row, -1] = dp * one.tp, 1.0
-        have_R = np.array([*self.counts_K, most], dtype=float)
-        present = sorted({one.node_class for one in classes})
-        resources = [*present, len(self.counts_K)]
-        weight_WR = np.zeros((len(directions(len(resources))), len(have_R)))
-        weight_WR[:, resources] = directions(len(resources)) / have_R[resources]
-        paid_WJ = weight_WR @ use_JR.T / (weight_WR @ have_R)[:, None]
+        use_J = np.array([dp * one.tp for one in classes], dtype=float)
+        at_J = np.array([one.node_class for one in classes])
         count_k = np.bincount(self.kind_L, minlength=len(self.model.kinds))
         layer_JMk = np.stack([one.layer_RMK[recompute] for one in classes])
-        ends_JM = np.stack([one.first_M for one in classes]), np.stack([c.last_M for c in classes])
-        spent_WM = np.einsum("wmk,k->wm", (paid_WJ[:, :, None, None] * layer_JMk).min(axis=1), count_k)
+        ends_JM = np.stack([one.first_M for one in classes]), np.stack([one.last_M for one in classes])
+        paid_WJM = self._paid_WJM(layer_JMk @ count_k, use_J, at_J, most)
+        spent_WM = np.einsum("wmk,k->wm", (paid_WJM[:, :, :, None] * layer_JMk).min(axis=1), count_k)
         for end_JM in ends_JM:
-            spent_WM += (paid_WJ[:, :, None] * end_JM).min(axis=1)
+            spent_WM += (paid_WJM * end_JM).min(axis=1)
         peak_M = spent_WM.max(axis=0)
         sum_M = layer_JMk.min(axis=0) @ count_k + ends_JM[0].min(axis=0) + ends_JM[1].min(axis=0)
         slope_J = np.array([self._update(family, j, dp)[1] for j in kinds])
         parameters_Jk = np.stack([one.parameters_K for one in classes])
-        updated_W = (paid_WJ[:, :, None] * slope_J[:, None] * parameters_Jk).min(axis=1) @ count_k
-        bound_M = (m_M - 1) * peak_M + np.maximum(sum_M, peak_M) + updated_W.max()
+        apart_Jk = np.stack([one.apart_K for one in classes])
+        whole_JM = np.repeat((slope_J * (parameters_Jk @ count_k))[:, None], len(m_M), axis=1)
+        paid = self._paid_WJM(whole_JM, use_J, at_J, most)
+        updated_WMk = (paid[:, :, :, None] * (slope_J[:, None] * parameters_Jk)[:, None, :]).min(axis=1)
+        bound_M = (m_M - 1) * peak_M + np.maximum(sum_M, peak_M) + (updated_WMk @ count_k).max(axis=0)
         # the layers that a stage holds at most, one microbatch in flight
         room_JM = np.stack([one.limit - self._reserve - one.working_RM[recompute] for one in classes])
         held_JMk = stages.state_D[degree] * parameters_Jk[:, None, :] + np.stack(
             [one.saved_RMK[recompute] for one in classes]
         )
+        held_JMk += self._apart_bytes(dp) * apart_Jk[:, None, :]
         most_JM = np.floor(room_JM / held_JMk[:, :, count_k > 0].min(axis=2) * (1 + 1e-9))
-        needed_WJM = np.where(most_JM >= 1, paid_WJ[:, :, None] / np.maximum(most_JM, 1), np.inf)
-        fits_M = (len(self.kind_L) * needed_WJM.min(axis=1)).max(axis=0) <= 1 + 1e-9
+        paid = self._paid_WJM(1.0 / np.maximum(most_JM, 1e-3), use_J, at_J, most)
+        needed_WJM = np.where(most_JM >= 1, paid / np.maximum(most_JM, 1), np.inf)
+        # sequences of a microbatch that context parallelism divides too may as well be divided over data parallelism
+        apart_M = np.array([math.gcd(b, stages.context_parallel) == 1 for b in stages.sizes])
+        fits_M = apart_M & ((len(self.kind_L) * needed_WJM.min(axis=1)).max(axis=0) <= 1 + 1e-9)
         return np.where(fits_M & (m_M > 0), bound_M + stages.problem.engine.overhead.iteration.value, np.inf)
+
+    def _paid_WJM(self, whole_JM: Array, use_J: Array, at_J: IntArray, most: int) -> Array:
+        """What a stage of each kind pays of all resources, GPUs by class and places in the pipeline, by some prices.
+
+        Parameters
+        ----------
+        whole_JM
+            What all layers take of something on a stage of each kind. Prices under which kinds are alike bound best:
+            those of the linear program that spreads parts of layers, for some prices of a place.
+        use_J, at_J, most
+            GPUs of a stage, their class, and places.
+        """
+        place_WM = np.linspace(0.0, 1.0, _PLACES)[:, None] / whole_JM.min(axis=0)
+        worth_WJM = np.maximum(1.0 / whole_JM - place_WM[:, None, :], 0.0) / use_J[:, None]
+        price_WKM = np.zeros((len(place_WM), len(self.counts_K), whole_JM.shape[1]))
+        for k in np.unique(at_J):
+            price_WKM[:, k] = worth_WJM[:, at_J == k].max(axis=1)
+        have_WM = (price_WKM * self.counts_K[:, None]).sum(axis=1) + most * place_WM
+        paid_WJM = price_WKM[:, at_J] * use_J[:, None] + place_WM[:, None]
+        return np.asarray(paid_WJM / have_WM[:, None])
+
+    def _apart_bytes(self, dp: int) -> float:
+        """Bytes per parameter of experts that lie apart."""
+        return state_bytes(self.stages.problem.job, dp // self.stages.expert_parallel)
 
     @property
     def _reserve(self) -> float:
@@ -192,7 +234,7 @@ class JobGraphs:
         priced = {j: self._priced(key, j, dp) for j in kinds}
         tied = self._tied(kinds, links, dp)
         m = int(stages.microbatches_DM[key.degree, key.size])
-        for c, (j, port, hop, joined, _) in enumerate(variants):
+        for c, (j, _, hop, joined, _) in enumerate(variants):
             time, updates, held = priced[j]
             last = np.arange(N) == N - 1
             ends = last if hop is None else ~last
@@ -219,13 +261,8 @@ class JobGraphs:
             max_stages=self._most_stages(kinds, dp),
             port_C=np.array([port for _, port, *_ in variants], dtype=np.int64),
             joins_CP=joins_CP,
-            label=GraphKey(
-                key.family,
-                key.degree,
-                key.size,
-                key.recompute,
-                tuple(j for j, *_ in variants),
-                tuple(one[4] for one in variants),
+            label=replace(
+                key, kind_C=tuple(j for j, *_ in variants), with_next_C=tuple(one[4] for one in variants), stages=stages
             ),
         )
 
@@ -237,7 +274,7 @@ class JobGraphs:
         A port is a kind of stage and the GPUs of its node that it and those behind it fill.
         """
         stages, dp = self.stages, self.stages.degrees[key.degree]
-        size = boundary_bytes(self.model, stages.problem.job) * stages.sizes[key.size]
+        size = boundary_bytes(self.model, stages.problem.job) * stages.sizes[key.size] / stages.context_parallel
         on: dict[int, list[int]] = {}
         for j in kinds:
             on.setdefault(stages.classes[j].node_class, []).append(j)
@@ -299,20 +336,29 @@ class JobGraphs:
         parameters[0, : N - 1] += one.first_parameters
         parameters[1:, N - 1] += one.last_parameters
         parameters[0, N - 1] += one.both_parameters
+        apart = _sums(one.apart_K[self.kind_L])
         time += gathered * parameters
         fixed, slope = self._update(key.family, j, dp)
+        updates = fixed + slope * parameters
+        state = stages.state_D[key.degree] * parameters
+        if one.apart_K.any():
+            theirs = self._expert_ring(j, dp)
+            time += sharding_seconds(theirs, 1.0, problem.engine, problem.job) * apart
+            terms = update_terms(self.cluster.classes[one.node_class].device, theirs, problem.job)
+            updates = updates + terms.sync_fixed + terms.slope * apart
+            state = state + self._apart_bytes(dp) * apart
         saved = _sums(one.saved_RMK[r, m][self.kind_L])
-        room = one.limit * (1 + _SLACK) - self._reserve - one.working_RM[r, m] - stages.state_D[key.degree] * parameters
+        room = one.limit * (1 + _SLACK) - self._reserve - one.working_RM[r, m] - state
         room[:, N - 1] -= one.logits_M[m]
         largest = np.zeros((N, N))
-        for k, parameters_of_one in enumerate(one.parameters_K):
+        for k, parameters_of_one in enumerate(one.parameters_K + one.apart_K):
             largest = np.where(_sums(self.kind_L == k) > 0, np.maximum(largest, parameters_of_one), largest)
         room -= unsharded_bytes(problem.job, dp, 1.0) * largest
         inside = np.arange(N)[:, None] < np.arange(N)
         most = np.floor(room / np.where(inside, saved, 1.0) * (1 + _SLACK))
         most = np.where(most >= min(microbatches, stages.max_stages), stages.max_stages, most)
         depth = np.where(inside, np.clip(most, 0, stages.max_stages), 0).astype(np.int64)
-        return time, np.where(inside, fixed + slope * parameters, 0.0), depth
+        return time, np.where(inside, updates, 0.0), depth
 
     def _tied(self, kinds: list[int], links: JobLinks, dp: int) -> dict[int, float]:
         """Seconds of the exchange of tied embeddings at least, by the kind of the last stage."""

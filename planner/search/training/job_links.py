@@ -70,6 +70,11 @@ class JobLinks:
         """Whether the groups of all stages on a class divide a node, or fill nodes to the last."""
         return all(dp % per_node == 0 or per_node % dp == 0 for per_node in self._groups[node_class])
 
+    def alike(self, node_class: int, dp: int) -> bool:
+        """Whether, besides, all GPUs of a node and all nodes of a class are linked alike."""
+        members = self.cluster.classes[node_class]
+        return self.aligned(node_class, dp) and members.intra_matrix is None and self._named.isdisjoint(members.nodes)
+
     def hop(
         self,
         sender: tuple[int, int],

@@ -10,9 +10,9 @@ from typing import Final
 
 import numpy as np
 
+from planner.cost.metis import MetisGpu, MetisJob, MetisProfile
 from planner.cost.metis_format import metis_profile_files, read_metis_nodes, read_metis_profile
 from planner.errors import InputError
-from planner.search.training.metis_referee import MetisGpu, MetisJob, MetisProfile
 
 __all__ = ["read_metis_job"]
 

@@ -1,13 +1,7 @@
-"""Plans under Metis' published cost, with every stage priced, both links read and memory counted per GPU.
+"""The exact search under Metis' published cost (`planner.cost.metis`): all plans instead of some.
 
-``T = (B - 1) max t + sum t + B f + max u + max d + sum p + B g`` for B microbatches of the whole batch: ``t`` the
-layers of a stage on its slowest replica; ``f`` what the last stage's profile has beyond its layers; ``u = 2 opt / tp``
-times the stage's share of the layers; ``d = 2 (dp - 1) / dp`` of its parameters over the data-parallel group's slowest
-link; ``p`` its output, in elements, over the link to the next stage; ``g`` the generation of a microbatch. Bandwidths
-count 1.048576e9 bytes/s per GB/s, as the formula does. A GPU holds the sum of its layers' memory.
-
-A stage's TP groups stay inside nodes; its gradients cross nodes where it has more GPUs than one. Stages are taken to
-be on different nodes where there are several.
+A graph for every number of microbatches that divides the batch. A class is the fewest replicas that take a microbatch:
+of one GPU type, or of two with the same TP.
 
 Legend: C class, K GPU type, L layer, N layer boundary.
 
@@ -19,13 +13,20 @@ T. Um et al., "Metis: fast automatic distributed training on heterogeneous GPUs"
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
 from itertools import combinations
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from planner.cost.metis import (
+    MetisGpu,
+    MetisJob,
+    MetisProfile,
+    MetisReplicas,
+    MetisStage,
+    metis_links,
+    metis_seconds_per_byte,
+)
 from planner.errors import InfeasibleError
 from planner.search.training.cells import Answer, search_graphs
 from planner.search.training.stage_graph import Hops, StageGraph
@@ -43,76 +44,6 @@ __all__ = [
     "metis_graphs",
     "search_metis_referee",
 ]
-
-_GIGA: Final = 1e3 * 2.0**20 / 1e9  # bytes/s that count as one byte/s of bandwidth
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class MetisProfile:
-    """One profile: seconds and bytes of each layer, and seconds of forward and backward beyond the layers."""
-
-    time_L: Array
-    memory_L: Array
-    beyond: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MetisGpu:
-    """GPUs of one type: how many, how many a node, bytes of each, bandwidths in bytes/s."""
-
-    count: int
-    per_node: int
-    memory: float
-    intra: float
-    inter: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class MetisJob:
-    """What to train, and where.
-
-    Parameters
-    ----------
-    gpus
-        By type.
-    profiles
-        By (type, TP, microbatch of a replica).
-    parameters_L
-        Bytes of each layer, not split.
-    optimizer, generation
-        Seconds of the whole model's update at TP 1, and of making a microbatch.
-    batch, sequence_length, hidden
-        Sequences of an iteration, their tokens, and the width of activations.
-    """
-
-    gpus: Mapping[str, MetisGpu]
-    profiles: Mapping[tuple[str, int, int], MetisProfile]
-    parameters_L: Array
-    optimizer: float
-    generation: float
-    batch: int
-    sequence_length: int
-    hidden: int
-    max_stages: int = 16
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class MetisReplicas:
-    """Replicas of a stage that are alike: GPU type, TP, how many, sequences of a microbatch on each."""
-
-    device: str
-    tp: int
-    count: int
-    share: int
-
-
-@dataclass(frozen=True, slots=True)
-class MetisStage:
-    """``[first, end)`` of the layers and the replicas that hold them."""
-
-    layers: tuple[int, int]
-    replicas: tuple[MetisReplicas, ...]
-
 
 _Class = tuple[MetisReplicas, ...]
 
@@ -152,7 +83,6 @@ def _graph(job: MetisJob, microbatches: int) -> StageGraph:
     classes, types = _classes(job, job.batch // microbatches), sorted(job.gpus)
     L, C = len(job.parameters_L), len(classes)
     N = L + 1
-    nodes = sum(math.ceil(gpu.count / gpu.per_node) for gpu in job.gpus.values())
     order = np.arange(N)
     inside = order[:, None] < order
     share_NN = np.where(inside, (order[None, :] - order[:, None]) / L, 0.0)
@@ -173,14 +103,11 @@ def _graph(job: MetisJob, microbatches: int) -> StageGraph:
         total[c] = peak[c]
         beyond = max(job.profiles[one.device, one.tp, one.share].beyond for one in parts)
         total[c, :, L] += microbatches * beyond
-        gpus = [job.gpus[one.device] for one in parts]
-        together = len(parts) == 1 and dp * tp <= gpus[0].per_node
-        slowest = min(gpu.intra if together else gpu.inter for gpu in gpus) if nodes > 1 else min(g.intra for g in gpus)
-        sync[c] = 2.0 * (dp - 1) / dp * held_NN / tp / (slowest * _GIGA)
+        links = metis_links(job, MetisStage((0, L), parts))
+        sync[c] = 2.0 * (dp - 1) / dp * held_NN / tp * metis_seconds_per_byte(links.sync)
         update[c] = 2.0 * job.optimizer / tp * share_NN
-        link = min(gpu.inter if nodes > 1 else gpu.intra for gpu in gpus)
         elements = max(one.share for one in parts) * job.sequence_length * job.hidden
-        end[c, 1:L] = elements / (link * _GIGA)
+        end[c, 1:L] = elements * metis_seconds_per_byte(links.after)
     return StageGraph(
         microbatches=microbatches,
         counts_K=np.array([job.gpus[name].count for name in types], dtype=np.int64),

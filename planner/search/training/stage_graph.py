@@ -32,6 +32,14 @@ if TYPE_CHECKING:
 
 __all__ = ["Edges", "Hops", "Stage", "StageGraph"]
 
+
+def _even(types: int) -> Array:
+    """Price vectors that point evenly everywhere, the sum of each 1."""
+    steps = {1: 1, 2: 8, 3: 4}.get(types, 2)
+    grid = [one for one in itertools.product(range(steps + 1), repeat=types) if sum(one) == steps]
+    return np.asarray(grid, dtype=float) / steps
+
+
 # A stage of a path: class, first layer, one past the last.
 Stage = tuple[int, int, int]
 
@@ -169,7 +177,7 @@ class StageGraph:
     def alike_joins(self) -> tuple[list[IntArray], IntArray]:
         """Lists of ports that some class joins, and for each class which of them."""
         if self.joins_CP is None:
-            raise ValueError("the graph has no ports")
+            return [np.zeros(1, dtype=np.int64)], np.zeros(len(self.use_CK), dtype=np.int64)
         rows, of_C = np.unique(self.joins_CP, axis=0, return_inverse=True)
         return [np.flatnonzero(row) for row in rows], np.asarray(of_C).reshape(-1)
 
@@ -182,6 +190,30 @@ class StageGraph:
     def _seconds_NV(self) -> Array:
         width = max(len(levels) for levels in self.levels_N)
         return np.array([np.pad(levels, (0, width - len(levels)), mode="edge") for levels in self.levels_N])
+
+    @cached_property
+    def directions_XK(self) -> Array:
+        """Prices on GPUs that may bound well, all GPUs together worth 1: even ones, and those that make types alike."""
+        counts_K = np.maximum(self.counts_K, 1)
+        even_XK = _even(len(counts_K)) / counts_K
+        N = self.num_layers + 1
+        order = np.arange(N)
+        length = np.where(order[:, None] < order, order - order[:, None], 1)
+        each_CNN = np.where(self.depth_CNN > 0, self.peak_CNN, np.inf) / length
+        each_C = each_CNN.reshape(len(each_CNN), -1).min(axis=1, initial=np.inf)
+        use_C = self.use_CK.sum(axis=1)
+        single = np.isfinite(each_C) & ((self.use_CK > 0).sum(axis=1) == 1) & (each_C > 0)
+        if not single.any():
+            return np.asarray(even_XK)
+        at_C = self.use_CK.argmax(axis=1)
+        place_X = np.linspace(0.0, 0.9, 7)[:, None] / each_C[single].min()
+        worth_XC = np.maximum(1.0 / each_C[single] - place_X, 0.0) / use_C[single]
+        price_XK = np.zeros((len(place_X), len(counts_K)))
+        for k in np.unique(at_C[single]):
+            price_XK[:, k] = worth_XC[:, at_C[single] == k].max(axis=1)
+        total_X = price_XK @ self.counts_K
+        alike_XK = price_XK[total_X > 0] / total_X[total_X > 0][:, None]
+        return np.concatenate([alike_XK, even_XK])
 
     def prices_C(self, price_XK: Array) -> Array:
         """What a stage of each class pays for its GPUs at least, shape (X, C), for prices of shape (X, K)."""

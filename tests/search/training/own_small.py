@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import combinations
 
 from planner.cost.memory import tensor_parallel_fault
@@ -12,7 +13,7 @@ from planner.plan import Schedule
 from planner.search.problem import TrainingProblem
 from planner.search.training.placing import Seat, place
 
-__all__ = ["best_of_every_order", "every_order", "even_groups"]
+__all__ = ["best_of_every_order", "changed", "even_groups", "every_order"]
 
 Kind = tuple[int, int]
 
@@ -102,3 +103,22 @@ def best_of_every_order(problem: TrainingProblem, *, most: int = 10**9) -> tuple
                             best = min(best, price.iteration_time)
                             even_best = min(even_best, price.iteration_time) if even else even_best
     return best, even_best, tried
+
+
+def changed(
+    problem: TrainingProblem, *, bandwidth: float = 1.0, memory: float = 0.0, nodes: tuple[int, ...] = ()
+) -> TrainingProblem:
+    """The same with other links between nodes, more bytes on every GPU, or more nodes of each class."""
+    classes = []
+    for index, one in enumerate(problem.cluster.classes):
+        amount = one.device.memory.model_copy(update={"value": one.device.memory.value + memory})
+        more = tuple(f"{one.name}-more-{n}" for n in range(nodes[index] if nodes else 0))
+        nic = one.nic.model_copy(update={"bandwidth": one.nic.bandwidth * bandwidth})
+        device = one.device.model_copy(update={"memory": amount})
+        classes.append(replace(one, nic=nic, device=device, nodes=(*one.nodes, *more)))
+    pairs = tuple(
+        pair.model_copy(update={"bandwidth": pair.bandwidth * bandwidth}) for pair in problem.cluster.spec.links.pairs
+    )
+    links = problem.cluster.spec.links.model_copy(update={"pairs": pairs})
+    spec = problem.cluster.spec.model_copy(update={"links": links})
+    return replace(problem, cluster=replace(problem.cluster, classes=tuple(classes), spec=spec))
