@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from planner.cost.prediction import ReplicaPrediction, ServingPrediction, predict_serving
+from planner.cost.prediction import ReplicaPrediction, ServingPrediction, cost_figures, predict_serving
 from planner.plan.figure import Figure, weakest
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def predict_fleet(cluster: Cluster, engine: EngineProfile, deployments: Sequence
 
 def _one(cluster: Cluster, engine: EngineProfile, deployment: ModelDeployment) -> ServingPrediction:
     if any(replica.role != "both" for replica in deployment.replicas):
-        from planner.cost.roles import predict_roles
+        from planner.cost.role_prediction import predict_roles
 
         return predict_roles(
             deployment.model,
@@ -88,7 +88,7 @@ def _one(cluster: Cluster, engine: EngineProfile, deployment: ModelDeployment) -
             engine,
             deployment.workload,
             deployment.replicas,
-            shares=deployment.shares,
+            shares=deployment.shares or [],
             routes=deployment.routes,
         )
     return predict_serving(
@@ -144,14 +144,7 @@ def _whole(
         )
     figures["gpus"] = used
     figures["memory_peak"] = max((one["memory_peak"] for one in working), key=lambda figure: figure.value)
-    price = cluster.price_per_hour(gpus)
-    if price is not None:
-        figures["cost_per_hour"] = Figure(value=price, unit="USD/h", error=0.0, provenance="spec")
-        tokens = figures["output_throughput"]
-        figures["cost_per_million_output_tokens"] = Figure(
-            value=price / (tokens.value * 3600.0) * 1e6, unit="USD", error=tokens.error, provenance=provenance
-        )
-    return figures
+    return figures | cost_figures(cluster, gpus, figures["output_throughput"])
 
 
 def _sum(figures: Sequence[Figure]) -> Figure:

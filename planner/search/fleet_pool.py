@@ -14,19 +14,20 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from planner.search.template_pool import enumerate_multisets
+from planner.search.role_templates import RoleTemplates, reaches, role_templates
+from planner.search.template_pool import enumerate_multisets, most_stages
 from planner.search.template_pricer import TemplatePricer
 from planner.search.template_values import PRICED, PoolValues
 from planner.search.templates import StageKind, stage_kinds
-from planner.solvers.fleet import WHOLE, FleetColumns, FleetRelaxation
-from planner.solvers.master import MasterProblem
+from planner.solvers.fleet import FleetRelaxation
+from planner.solvers.fleet_columns import WHOLE, FleetColumns
+from planner.solvers.master import MasterProblem, packs_by_sum
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from planner.cost._types import Array, BoolArray, IntArray
     from planner.search.problem import Budget, FleetProblem
-    from planner.search.role_templates import RoleTemplates
 
 __all__ = ["FleetPool", "ModelPool"]
 
@@ -66,10 +67,8 @@ class ModelPool:
         values = apart = None
         if problem.roles != "disaggregated":
             pool = enumerate_multisets(alone, kinds, depth, most=most)
-            values = PoolValues(alone, kinds, pricer, pool, depth)
+            values = PoolValues(alone, kinds, pricer, pool, most_stages(alone, depth))
         if problem.roles != "colocated":
-            from planner.search.role_templates import role_templates
-
             apart = role_templates(alone, kinds, depth)
         return cls(kinds, pricer, values, apart, depth)
 
@@ -135,6 +134,19 @@ class FleetPool:
         self.from_T, self.to_T = np.concatenate(source), np.concatenate(target)
         self.up_T, self.rate_T = np.zeros(end), np.zeros(end)
         self.priced_T = np.ones(end, dtype=bool)
+        classes = problem.cluster.classes
+        self.need_TC = np.stack(
+            [
+                self.chunks_TJ[:, [j for j, kind in enumerate(self.kinds) if kind.node_class == c]]
+                @ np.array([kind.tp for kind in self.kinds if kind.node_class == c], dtype=np.int64)
+                for c in range(len(classes))
+            ],
+            axis=1,
+        )
+        self._by_sum = all(
+            packs_by_sum([kind.tp for kind in self.kinds if kind.node_class == c], node_class.gpus_per_node)
+            for c, node_class in enumerate(classes)
+        )
         self.refresh()
 
     def refresh(self) -> None:
@@ -163,6 +175,7 @@ class FleetPool:
             role_T=self.role_T,
             from_T=self.from_T,
             to_T=self.to_T,
+            reach=tuple(places for _, places in reaches(self.problem.cluster)),
         )
 
     def simple_T(self) -> BoolArray:
@@ -171,6 +184,18 @@ class FleetPool:
 
     def tighten(self, rows: IntArray, relaxed: FleetRelaxation) -> bool:
         """Look one step closer at some templates; False where all of them are priced."""
+        return self._closer(rows, relaxed, PoolValues.tighten)
+
+    def look_closer(self, rows: IntArray, relaxed: FleetRelaxation) -> bool:
+        """Bound some templates more tightly that are not yet, without pricing them; False where all are."""
+        return self._closer(rows, relaxed, PoolValues.look_closer)
+
+    def _closer(
+        self,
+        rows: IntArray,
+        relaxed: FleetRelaxation,
+        look: Callable[[PoolValues, IntArray, Array], bool],
+    ) -> bool:
         closer = False
         greatest = float(relaxed.worth_T.max(initial=0.0))
         for model, whole in zip(self.models, self._whole, strict=True):
@@ -180,10 +205,32 @@ class FleetPool:
                 continue
             # in units of what they serve, as a model's own program has it
             worth = max(float(relaxed.worth_T[whole].max(initial=0.0)), _LEAST_WORTH * greatest, 1e-300)
-            closer |= model.values.tighten(mine - whole.start, relaxed.reduced_T[whole] / worth)
+            closer |= look(model.values, mine - whole.start, relaxed.reduced_T[whole] / worth)
         if closer:
             self.refresh()
         return closer
+
+    def replaced(self, rows: IntArray, value_T: Array) -> BoolArray:
+        """Which of some templates copies of another of them replace: no more GPUs anywhere, no less value.
+
+        Only templates of replicas that prefill and decode, of one model, and only where GPUs alone decide what fits:
+        where the TP degrees of a class divide each other and the node.
+        """
+        out = np.zeros(len(rows), dtype=bool)
+        if not self._by_sum:
+            return out
+        for a in range(len(self.models)):
+            mine = np.flatnonzero((self.role_T[rows] == WHOLE) & (self.client_T[rows] == a))
+            need_MC, value_M = self.need_TC[rows[mine]], value_T[rows[mine]]
+            for i in np.argsort(-value_M / np.maximum(need_MC.sum(axis=1), 1), kind="stable").tolist():
+                if out[mine[i]]:  # whoever replaces it replaces what it would
+                    continue
+                used = need_MC[i] > 0
+                copies_M = (need_MC[:, used] // need_MC[i, used]).min(axis=1)
+                enough_M = copies_M * value_M[i] >= value_M * (1 - 1e-12)
+                enough_M[i] = False
+                out[mine[enough_M & (copies_M > 0)]] = True
+        return out
 
     def whole_row(self, t: int) -> tuple[int, int]:
         """Model of a template that prefills and decodes, and its row in the model's pool."""

@@ -24,11 +24,12 @@ from planner.cost.serving import BATCH_GRID, Demand
 from planner.errors import InfeasibleError, InputError, TimeLimitError
 from planner.plan import Certificate, ServingPlan, certify
 from planner.search.explain import Explanation, explain_bindings
+from planner.search.fleet import search_fleet
 from planner.search.infeasible import explain_infeasible
 from planner.search.least_latency import search_least_tpot
 from planner.search.links import alike_by_links
 from planner.search.packing import Packing, StageGroup, pack
-from planner.search.problem import Budget, SearchResult, ServingProblem
+from planner.search.problem import Budget, FleetProblem, SearchResult, ServedModel, ServingProblem
 from planner.search.serving_plan import build_serving_plan
 from planner.search.settling import Settler
 from planner.search.template_choice import Choice, TemplateChooser
@@ -69,6 +70,8 @@ def search_templates(problem: ServingProblem, budget: Budget) -> SearchResult[Se
     TimeLimitError
         If the time limit passes before any replica that can serve is found.
     """
+    if problem.roles != "colocated":
+        return search_fleet(_as_fleet(problem), budget)
     if problem.objective == "tpot":
         return search_least_tpot(problem, budget, search_templates)
     result = _search_by_links(problem, budget)
@@ -113,6 +116,24 @@ def _search(problem: ServingProblem, budget: Budget) -> SearchResult[ServingPlan
                 explanation=planner.explanation(plan),
             )
     raise explain_infeasible(problem, kinds, _nearest(pricer, chooser))
+
+
+def _as_fleet(problem: ServingProblem) -> FleetProblem:
+    """One model with prefill and decode replicas: a fleet of one."""
+    if problem.objective == "tpot":
+        raise InputError(
+            "the least TPOT is searched for among colocated replicas only",
+            field="roles",
+            expected="the objective goodput, cost or gpus",
+        )
+    return FleetProblem(
+        served=(ServedModel(model=problem.model, workload=problem.workload),),
+        cluster=problem.cluster,
+        engine=problem.engine,
+        max_stages=problem.max_stages,
+        objective=problem.objective,
+        roles=problem.roles,
+    )
 
 
 def _at_least_with_one_tp(

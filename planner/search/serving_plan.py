@@ -124,6 +124,7 @@ def plan_replica(
             concurrency=predicted.concurrency,
             longest=problem.workload.total.max,
             max_context=problem.model.max_context,
+            role=role,
         ),
         predicted=predicted.figures,
     )

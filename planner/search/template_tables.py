@@ -51,12 +51,15 @@ class TemplateTables:
         What is to be served.
     kinds
         The stage kinds that templates refer to by position.
+    step
+        As of `planner.search.template_pricer.TemplatePricer`.
     """
 
-    def __init__(self, problem: ServingProblem, kinds: Sequence[StageKind]) -> None:
+    def __init__(self, problem: ServingProblem, kinds: Sequence[StageKind], *, step: float | None = None) -> None:
         model, engine, cluster = problem.model, problem.engine, problem.cluster
         self.model, self.slo = model, problem.workload.slo
-        self.demand = demand = Demand.of(problem.workload, engine)
+        together = Demand.of(problem.workload, engine)
+        self.demand = demand = together if step is None else together.decoding(step)
         self.first_token = engine.overhead.first_token.value
         grid = np.asarray(BATCH_GRID, dtype=float)
         self.grid_G = grid[demand.runs(grid)]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from planner.cost.fleet import ModelDeployment, predict_fleet
 from planner.cost.memory import tensor_parallel_fault
 from planner.cost.prediction import PlacedStage
-from planner.cost.roles import PlacedReplica
+from planner.cost.roles import PlacedReplica, PlacedRoute
 from planner.engine import check_device, check_runnable, serving_arguments
 from planner.model import ModelSpec
 from planner.units import format_bytes
@@ -20,6 +20,7 @@ from planner.verifier.findings import (
     compare_figures,
     differs,
 )
+from planner.verifier.routes import check_network, check_routes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -130,7 +131,7 @@ def _devices_once(plan: ServingPlan) -> list[Finding]:
 def _shares(plan: ServingPlan, model: ModelSpec) -> list[Finding]:
     """Check that every request of a model is computed by somebody; a model that is not served has no replica."""
     mine = [replica for replica in plan.replicas if replica.model == model.name]
-    total = math.fsum(replica.share for replica in mine)
+    total = math.fsum(replica.share for replica in mine if replica.role != "decode")
     if not mine and len(plan.inputs.served) > 1:
         return []
     if math.isclose(total, 1.0, rel_tol=1e-9):
@@ -152,9 +153,7 @@ def _roles(plan: ServingPlan) -> list[Finding]:
     for role, partner in (("prefill", "decode"), ("decode", "prefill")):
         if role in roles and partner not in roles:
             findings.append(Finding("role", "plan", f"replicas that {role} and none that {partner}s"))
-    if roles - {"both"}:
-        findings.append(Finding("role", "plan", "prefill and decode apart are not predicted yet"))
-    return findings
+    return findings + check_routes(plan)
 
 
 def _figures(plan: ServingPlan, models: Sequence[ModelSpec], cluster: Cluster, engine: EngineProfile) -> list[Finding]:
@@ -170,6 +169,7 @@ def _figures(plan: ServingPlan, models: Sequence[ModelSpec], cluster: Cluster, e
                 weight=stated.weight,
                 replicas=[_placed(replica) for replica in mine],
                 shares=[replica.share for replica in mine],
+                routes=_routes(plan, mine),
             )
         )
         replicas += mine
@@ -185,7 +185,22 @@ def _figures(plan: ServingPlan, models: Sequence[ModelSpec], cluster: Cluster, e
         if len(models) == 1 or name not in {model.name for model in models}:
             findings.append(Finding("figure-unknown", name, "has figures of its own, but is not one of several models"))
     findings += check_certificate(plan.certificate, computed.figures)
-    return findings
+    goodput = {
+        model.name: one.figures["goodput"].value
+        for model, one in zip(models, computed.models, strict=True)
+        if "goodput" in one.figures
+    }
+    return findings + check_network(plan, models, cluster, engine, goodput)
+
+
+def _routes(plan: ServingPlan, mine: Sequence[Replica]) -> list[PlacedRoute]:
+    """Routes between some replicas, by their position among them."""
+    place = {replica.id: r for r, replica in enumerate(mine)}
+    return [
+        PlacedRoute(prefill=place[route.prefill], decode=place[route.decode], share=route.share)
+        for route in plan.routes
+        if route.prefill in place
+    ]
 
 
 def _placed(replica: Replica) -> PlacedReplica:
@@ -239,6 +254,7 @@ def _replica_figures(
         concurrency=prediction.concurrency,
         longest=owner.workload.total.max,
         max_context=owner.model.max_context,
+        role=replica.role,
     )
     findings += check_arguments(replica.id, replica.engine_arguments, told)
     if prediction.figures and prediction.overloaded:

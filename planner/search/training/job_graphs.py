@@ -96,7 +96,8 @@ class JobGraphs:
 
     def _families(self) -> Iterator[tuple[int, ...]]:
         """Kinds of stage that may be in one pipeline."""
-        engine, found = self.stages.problem.engine, {}
+        engine = self.stages.problem.engine
+        found: dict[tuple[str, int, bool], list[int]] = {}
         for j, one in enumerate(self.stages.classes):
             name = "" if engine.mixed_gpu_types else self.cluster.classes[one.node_class].device.name
             degree = one.tp if engine.tensor_parallel == "uniform" else 0
