@@ -20,7 +20,8 @@ from planner.plan import Certificate, Schedule, TrainingPlan, certify
 from planner.search.problem import Budget, SearchResult, TrainingProblem
 from planner.search.stage_classes import StageClasses
 from planner.search.training.cells import Answer, search_graphs
-from planner.search.training.job_graphs import GraphKey, JobGraphs
+from planner.search.training.graph_key import GraphKey
+from planner.search.training.job_graphs import JobGraphs
 from planner.search.training.placing import Seat, place
 from planner.search.training_families import families
 from planner.search.training_infeasible import misfit, no_plan

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -23,8 +23,10 @@ from planner.cost.training_links import gradient_rings
 from planner.cost.training_memory import GRADIENT_BYTES, microbatches_in_flight, state_bytes, unsharded_bytes
 from planner.cost.training_replica import sharding_seconds, update_terms
 from planner.search.training.cells import Outline, Sheaf
+from planner.search.training.graph_key import GraphKey
 from planner.search.training.job_links import JobLinks
 from planner.search.training.lagrange import least_peak
+from planner.search.training.resource_prices import paid_WJM
 from planner.search.training.stage_graph import StageGraph
 
 if TYPE_CHECKING:
@@ -32,46 +34,14 @@ if TYPE_CHECKING:
     from planner.cost.network import Collective
     from planner.search.stage_classes import StageClasses
 
-__all__ = ["GraphKey", "JobGraphs"]
+__all__ = ["JobGraphs"]
 
 # Relative slack of memory limits against rounding; the verifier allows as much.
 _SLACK: Final = 1e-12
-# Prices of a place in the pipeline that bounds try.
-_PLACES: Final = 9
 # Share of an iteration that bounds on interleaved pipelines may leave.
 _PRECISE: Final = 0.02
 # A stage's node when no other stage can join it.
 _FULL: Final = -1
-
-
-@dataclass(frozen=True, slots=True)
-class GraphKey:
-    """What a graph fixes, as positions in `StageClasses`, and the kind of stage of each of its classes.
-
-    Parameters
-    ----------
-    family
-        Kinds of stage that the pipeline may use.
-    degree, size, recompute
-        Data-parallel degree, microbatch size, recomputation.
-    virtual, depth, hop
-        Model chunks of each stage; if they are several, how many stages there are, and seconds of the longest hop.
-    kind_C, with_next_C
-        Kind of each class, and whether it is in the node of the stage behind it; empty in an outline.
-    stages
-        What the positions are in.
-    """
-
-    family: tuple[int, ...]
-    degree: int
-    size: int
-    recompute: int
-    virtual: int = 1
-    depth: int = 0
-    hop: float = math.inf
-    kind_C: tuple[int, ...] = ()
-    with_next_C: tuple[bool, ...] = ()
-    stages: StageClasses | None = field(default=None, compare=False)
 
 
 class JobGraphs:
@@ -158,6 +128,9 @@ class JobGraphs:
         self, key: GraphKey, kinds: list[int], shapes: list[tuple[int, int]], least: dict[str, float]
     ) -> list[Outline]:
         """Outlines of interleaved pipelines: none is faster in its bottleneck than those that are not interleaved."""
+        shapes = [shape for shape in shapes if self._may_hold(key, kinds, *shape)]
+        if not shapes:
+            return []
         plain = self.build(key)
         m, overhead = plain.microbatches, plain.constant
         if not len(plain.edges):
@@ -170,8 +143,6 @@ class JobGraphs:
         hops = sorted({hop for _, _, hop, _, _ in variants if hop is not None})
         found = []
         for virtual, depth in shapes:
-            if not self._may_hold(key, kinds, virtual, depth):
-                continue
             for hop in hops:
                 whole = least["sum"] + virtual * ((depth - 1) * hops[0] + hop)
                 peak = max(least["peak"], float(plain.peaks[low]), whole / depth)
@@ -240,17 +211,17 @@ class JobGraphs:
         count_k = np.bincount(self.kind_L, minlength=len(self.model.kinds))
         layer_JMk = np.stack([one.layer_RMK[recompute] for one in classes])
         ends_JM = np.stack([one.first_M for one in classes]), np.stack([one.last_M for one in classes])
-        paid_WJM = self._paid_WJM(layer_JMk @ count_k, use_J, at_J, most)
-        spent_WM = np.einsum("wmk,k->wm", (paid_WJM[:, :, :, None] * layer_JMk).min(axis=1), count_k)
+        spent_WJM = paid_WJM(layer_JMk @ count_k, use_J, at_J, self.counts_K, most)
+        spent_WM = np.einsum("wmk,k->wm", (spent_WJM[:, :, :, None] * layer_JMk).min(axis=1), count_k)
         for end_JM in ends_JM:
-            spent_WM += (paid_WJM * end_JM).min(axis=1)
+            spent_WM += (spent_WJM * end_JM).min(axis=1)
         peak_M = spent_WM.max(axis=0)
         sum_M = layer_JMk.min(axis=0) @ count_k + ends_JM[0].min(axis=0) + ends_JM[1].min(axis=0)
         slope_J = np.array([self._update(family, j, dp)[1] for j in kinds])
         parameters_Jk = np.stack([one.parameters_K for one in classes])
         apart_Jk = np.stack([one.apart_K for one in classes])
         whole_JM = np.repeat((slope_J * (parameters_Jk @ count_k))[:, None], len(m_M), axis=1)
-        paid = self._paid_WJM(whole_JM, use_J, at_J, most)
+        paid = paid_WJM(whole_JM, use_J, at_J, self.counts_K, most)
         updated_WMk = (paid[:, :, :, None] * (slope_J[:, None] * parameters_Jk)[:, None, :]).min(axis=1)
         update_M = (updated_WMk @ count_k).max(axis=0)
         bound_M = (m_M - 1) * peak_M + np.maximum(sum_M, peak_M) + update_M
@@ -261,33 +232,13 @@ class JobGraphs:
         )
         held_JMk += self._apart_bytes(dp) * apart_Jk[:, None, :]
         most_JM = np.floor(room_JM / held_JMk[:, :, count_k > 0].min(axis=2) * (1 + 1e-9))
-        paid = self._paid_WJM(1.0 / np.maximum(most_JM, 1e-3), use_J, at_J, most)
+        paid = paid_WJM(1.0 / np.maximum(most_JM, 1e-3), use_J, at_J, self.counts_K, most)
         needed_WJM = np.where(most_JM >= 1, paid / np.maximum(most_JM, 1), np.inf)
         # sequences of a microbatch that context parallelism divides too may as well be divided over data parallelism
         apart_M = np.array([math.gcd(b, stages.context_parallel) == 1 for b in stages.sizes])
         fits_M = apart_M & ((len(self.kind_L) * needed_WJM.min(axis=1)).max(axis=0) <= 1 + 1e-9)
         bound_M = np.where(fits_M & (m_M > 0), bound_M + stages.problem.engine.overhead.iteration.value, np.inf)
         return bound_M, {"peak": peak_M, "sum": sum_M, "update": update_M}
-
-    def _paid_WJM(self, whole_JM: Array, use_J: Array, at_J: IntArray, most: int) -> Array:
-        """What a stage of each kind pays of all resources, GPUs by class and places in the pipeline, by some prices.
-
-        Parameters
-        ----------
-        whole_JM
-            What all layers take of something on a stage of each kind. Prices under which kinds are alike bound best:
-            those of the linear program that spreads parts of layers, for some prices of a place.
-        use_J, at_J, most
-            GPUs of a stage, their class, and places.
-        """
-        place_WM = np.linspace(0.0, 1.0, _PLACES)[:, None] / whole_JM.min(axis=0)
-        worth_WJM = np.maximum(1.0 / whole_JM - place_WM[:, None, :], 0.0) / use_J[:, None]
-        price_WKM = np.zeros((len(place_WM), len(self.counts_K), whole_JM.shape[1]))
-        for k in np.unique(at_J):
-            price_WKM[:, k] = worth_WJM[:, at_J == k].max(axis=1)
-        have_WM = (price_WKM * self.counts_K[:, None]).sum(axis=1) + most * place_WM
-        paid_WJM = price_WKM[:, at_J] * use_J[:, None] + place_WM[:, None]
-        return np.asarray(paid_WJM / have_WM[:, None])
 
     def _apart_bytes(self, dp: int) -> float:
         """Bytes per parameter of experts that lie apart."""
