@@ -155,8 +155,8 @@ def training(
             quiet=quiet,
         )
         return
-    for option, value in (("--model", model), ("--cluster", cluster)):
-        if not value:
+    for option, name in (("--model", model), ("--cluster", cluster)):
+        if not name:
             raise typer.BadParameter("is missing", param_hint=option)
     from planner.cli import inputs
     from planner.cli.output import PlanSink

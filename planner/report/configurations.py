@@ -194,14 +194,14 @@ def _degrees(table: UniformTable, shown: list[int]) -> tuple[list[str], list[tup
 
 
 def _layers(cell: Cell) -> str:
-    """Layers of each stage, equal ones once: ``15, 6 x 16, 15``."""
+    """Layers of each stage, equal ones once: ``15, 6x16, 15``."""
     runs: list[list[int]] = []
     for count in cell.layers:
         if runs and runs[-1][1] == count:
             runs[-1][0] += 1
         else:
             runs.append([1, count])
-    return ", ".join(str(count) if times == 1 else f"{times} x {count}" for times, count in runs)
+    return ", ".join(str(count) if times == 1 else f"{times}x{count}" for times, count in runs)
 
 
 def _beside(tables: Sequence[UniformTable], plan: TrainingPlan) -> RenderableType:
