@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Any
 from planner.version import __version__
 
 if TYPE_CHECKING:
-    from planner.api import estimate, plan_serving, plan_training, search_serving, search_training
+    from planner.api import (
+        estimate,
+        plan_fleet,
+        plan_serving,
+        plan_training,
+        search_fleet,
+        search_serving,
+        search_training,
+    )
     from planner.cluster import Cluster, load_cluster, load_device
     from planner.cost.estimates import ServingEstimates, ServingEstimator
     from planner.cost.load_pattern import LoadPattern
@@ -26,7 +34,7 @@ if TYPE_CHECKING:
     )
     from planner.model import ModelSpec, load_model
     from planner.plan import Plan, ServingPlan, TrainingPlan, load_plan, plan_schema, save_plan
-    from planner.search.problem import Budget
+    from planner.search.problem import Budget, ServedModel
     from planner.verifier import Finding, verify
     from planner.workload import Slo, Workload, fixed_workload, load_trace
 
@@ -41,6 +49,7 @@ __all__ = [
     "ModelSpec",
     "Plan",
     "PlannerError",
+    "ServedModel",
     "ServingEstimates",
     "ServingEstimator",
     "ServingPlan",
@@ -59,10 +68,12 @@ __all__ = [
     "load_model",
     "load_plan",
     "load_trace",
+    "plan_fleet",
     "plan_schema",
     "plan_serving",
     "plan_training",
     "save_plan",
+    "search_fleet",
     "search_serving",
     "search_training",
     "verify",
@@ -70,7 +81,15 @@ __all__ = [
 
 # Names load on first use: `planner --help` must not wait for numpy.
 _HOME = {
-    "planner.api": ("estimate", "plan_serving", "plan_training", "search_serving", "search_training"),
+    "planner.api": (
+        "estimate",
+        "plan_fleet",
+        "plan_serving",
+        "plan_training",
+        "search_fleet",
+        "search_serving",
+        "search_training",
+    ),
     "planner.cluster": ("Cluster", "load_cluster", "load_device"),
     "planner.cost.estimates": ("ServingEstimates", "ServingEstimator"),
     "planner.cost.load_pattern": ("LoadPattern",),
@@ -85,7 +104,7 @@ _HOME = {
     ),
     "planner.model": ("ModelSpec", "load_model"),
     "planner.plan": ("Plan", "ServingPlan", "TrainingPlan", "load_plan", "plan_schema", "save_plan"),
-    "planner.search.problem": ("Budget",),
+    "planner.search.problem": ("Budget", "ServedModel"),
     "planner.verifier": ("Finding", "verify"),
     "planner.workload": ("Slo", "Workload", "fixed_workload", "load_trace"),
 }

@@ -8,22 +8,46 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import Final, TypeVar, cast, get_args
 
 from pydantic import ValidationError
 
 from planner.cluster import Cluster, load_cluster
 from planner.cost.prediction import PlacedStage
 from planner.engine import EngineProfile, load_engine
-from planner.errors import InfeasibleError, InputError
+from planner.errors import InfeasibleError, InputError, unknown_name
 from planner.model import ModelSpec, load_model
 from planner.plan import ServingPlan, TrainingJob, TrainingPlan
 from planner.search.explicit import estimate_serving
-from planner.search.problem import Budget, SearchResult, ServingObjective, ServingProblem, TrainingProblem
+from planner.search.fleet import search_fleet as search_models
+from planner.search.fleet_file import load_models_file
+from planner.search.problem import (
+    Budget,
+    FleetObjective,
+    FleetProblem,
+    Roles,
+    SearchResult,
+    ServedModel,
+    ServingObjective,
+    ServingProblem,
+    TrainingProblem,
+)
 from planner.search.registry import serving_method, training_method
+from planner.search.serving import search_templates
 from planner.workload import Slo, Trace, Workload, load_trace
 
-__all__ = ["estimate", "plan_serving", "plan_training", "search_serving", "search_training", "serving_problem"]
+__all__ = [
+    "estimate",
+    "plan_fleet",
+    "plan_serving",
+    "plan_training",
+    "search_fleet",
+    "search_serving",
+    "search_training",
+    "serving_problem",
+]
+
+_ROLES: Final = get_args(Roles)
 
 T = TypeVar("T")
 
@@ -41,6 +65,7 @@ def plan_serving(
     method: str = "templates",
     max_stages: int | None = None,
     objective: ServingObjective = "auto",
+    roles: Roles = "colocated",
     budget: Budget | None = None,
 ) -> ServingPlan:
     """Plan serving: which replicas, on which GPUs, with which share of the traffic.
@@ -66,6 +91,9 @@ def plan_serving(
     objective
         ``"goodput"``; ``"cost"`` or ``"gpus"`` of serving the rate; ``"tpot"``, the least at which it is served; or
         ``"auto"``: the least cost where there is a rate that can be met, else the greatest goodput.
+    roles
+        ``"colocated"``: replicas prefill and decode; ``"disaggregated"``: they do the one or the other; ``"any"``:
+        whichever is best. What the latter two gain is a prediction that no replay has confirmed.
     budget
         Time limit, workers, progress callback.
 
@@ -101,6 +129,7 @@ def plan_serving(
         method=method,
         max_stages=max_stages,
         objective=objective,
+        roles=roles,
         budget=budget,
     ).plan
 
@@ -118,12 +147,97 @@ def search_serving(
     method: str = "templates",
     max_stages: int | None = None,
     objective: ServingObjective = "auto",
+    roles: Roles = "colocated",
     budget: Budget | None = None,
 ) -> SearchResult[ServingPlan]:
     """Do as `plan_serving` does, and tell what the search took: seconds, templates priced."""
     search = serving_method(method)
+    if roles not in _ROLES:
+        raise unknown_name("choice of roles", roles, _ROLES)
+    if roles != "colocated" and search is not search_templates:
+        raise InputError(
+            f"method {method} places no prefill or decode replicas", field="roles", hint="method templates"
+        )
     problem = _serving_problem(model, cluster, workload, engine, _slo(ttft, tpot, percentile), rate, max_stages)
-    return search(replace(problem, objective=objective), budget or Budget())
+    return search(replace(problem, objective=objective, roles=roles), budget or Budget())
+
+
+def plan_fleet(
+    models: Sequence[ServedModel] | str | Path,
+    cluster: Cluster | str | Path,
+    *,
+    engine: EngineProfile | str = "vllm",
+    objective: FleetObjective = "auto",
+    roles: Roles = "colocated",
+    max_stages: int | None = None,
+    budget: Budget | None = None,
+) -> ServingPlan:
+    """Plan serving of several models on one cluster, each for requests of its own.
+
+    Parameters
+    ----------
+    models
+        The models with their workloads, or a file that lists them (`planner.search.fleet_file`).
+    cluster, engine, max_stages, budget
+        As for `plan_serving`.
+    objective
+        ``"scale"``: the greatest factor by which all rates can be multiplied; ``"goodput"``: the greatest weighted sum
+        of requests/s, of no model more than its rate; ``"cost"`` or ``"gpus"`` of serving all rates; ``"auto"``: the
+        least cost where all rates are known and can be met, the greatest factor where they cannot be met, the greatest
+        goodput where a model has no rate.
+    roles
+        As for `plan_serving`.
+
+    Returns
+    -------
+    ServingPlan
+        With the figures of each model in `per_model`, and one certificate for all.
+
+    Raises
+    ------
+    InputError, InfeasibleError, TimeLimitError
+        As `plan_serving`.
+
+    Examples
+    --------
+    >>> from planner import ServedModel, Slo, fixed_workload, load_model
+    >>> chat = fixed_workload(512, 128, rate=2, slo=Slo(ttft="2 s", tpot="100 ms"))
+    >>> models = [ServedModel(model=load_model(name), workload=chat) for name in ("llama-3.1-8b", "qwen3-8b")]
+    >>> plan = plan_fleet(models, "4xl4")
+    >>> sorted(plan.per_model), plan.predicted["demand_scale"].value >= 1
+    (['llama-3.1-8b', 'qwen3-8b'], True)
+    """
+    return search_fleet(
+        models, cluster, engine=engine, objective=objective, roles=roles, max_stages=max_stages, budget=budget
+    ).plan
+
+
+def search_fleet(
+    models: Sequence[ServedModel] | str | Path,
+    cluster: Cluster | str | Path,
+    *,
+    engine: EngineProfile | str = "vllm",
+    objective: FleetObjective = "auto",
+    roles: Roles = "colocated",
+    max_stages: int | None = None,
+    budget: Budget | None = None,
+) -> SearchResult[ServingPlan]:
+    """Do as `plan_fleet` does, and tell what the search took."""
+    if roles not in _ROLES:
+        raise unknown_name("choice of roles", roles, _ROLES)
+    _check_max_stages(max_stages)
+    served = load_models_file(models) if isinstance(models, str | Path) else tuple(models)
+    problem = FleetProblem(
+        served=served,
+        cluster=_loaded(cluster, Cluster, load_cluster),
+        engine=_loaded(engine, EngineProfile, load_engine),
+        max_stages=max_stages,
+        objective=objective,
+        roles=roles,
+    )
+    for one in served:
+        _check_context(one.model, one.workload)
+    return search_models(problem, budget or Budget())
 
 
 def plan_training(
@@ -134,7 +248,7 @@ def plan_training(
     sequence_length: int,
     engine: EngineProfile | str = "megatron",
     zero_stage: int = 1,
-    method: str = "metis",
+    method: str = "exact",
     max_stages: int | None = None,
     budget: Budget | None = None,
 ) -> TrainingPlan:
@@ -151,7 +265,7 @@ def plan_training(
     engine
         What will run the plan: ``"megatron"`` or ``"generic"``.
     zero_stage
-        0 or 1: whether the optimizer's state is divided over data parallelism.
+        What is divided over data parallelism: 0 nothing, 1 the optimizer's state, 2 gradients too, 3 weights too.
     method, max_stages, budget
         As for `plan_serving`.
 
@@ -186,7 +300,7 @@ def search_training(
     sequence_length: int,
     engine: EngineProfile | str = "megatron",
     zero_stage: int = 1,
-    method: str = "metis",
+    method: str = "exact",
     max_stages: int | None = None,
     budget: Budget | None = None,
 ) -> SearchResult[TrainingPlan]:
@@ -195,8 +309,8 @@ def search_training(
     for name, value in (("global_batch", global_batch), ("sequence_length", sequence_length)):
         if value < 1:
             raise InputError(f"{value}", field=name, expected="a whole number of at least 1")
-    if zero_stage not in (0, 1):
-        raise InputError(f"{zero_stage}", field="zero_stage", expected="0 or 1")
+    if zero_stage not in (0, 1, 2, 3):
+        raise InputError(f"{zero_stage}", field="zero_stage", expected="0 to 3")
     _check_max_stages(max_stages)
     problem = TrainingProblem(
         model=_loaded(model, ModelSpec, load_model),
@@ -308,16 +422,20 @@ def _serving_problem(
         workload=_workload(workload, slo, rate),
         max_stages=max_stages,
     )
-    longest, context = problem.workload.total.max, problem.model.max_context
+    _check_context(problem.model, problem.workload)
+    return problem
+
+
+def _check_context(model: ModelSpec, workload: Workload) -> None:
+    longest, context = workload.total.max, model.max_context
     if longest > context:
         # An engine rejects such a request, so a plan that counts it would promise what nobody can serve.
         raise InfeasibleError(
-            f"the longest request of {problem.workload.name} takes {longest:,.0f} tokens, in and out together;"
-            f" {problem.model.name} has a context of {context:,}",
+            f"the longest request of {workload.name} takes {longest:,.0f} tokens, in and out together;"
+            f" {model.name} has a context of {context:,}",
             hint=f"shorter requests (of a trace: --drop-longer-than {context}, or Trace.within({context})),"
             " or a model with a longer context",
         )
-    return problem
 
 
 def _check_max_stages(max_stages: int | None) -> None:

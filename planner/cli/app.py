@@ -14,6 +14,7 @@ from planner.cli import (
     estimate,
     models,
     profile,
+    report,
     schema,
     serving,
     topology,
@@ -78,6 +79,7 @@ app.command("serving", rich_help_panel=_PLAN)(serving.serving)
 app.command("training", rich_help_panel=_PLAN)(training.training)
 app.add_typer(estimate.app, name="estimate", rich_help_panel=_PLAN)
 app.command("verify", rich_help_panel=_CHECK)(verify.verify)
+app.command("report", rich_help_panel=_CHECK)(report.report)
 app.command("compare", rich_help_panel=_CHECK)(compare.compare)
 app.command("accuracy", rich_help_panel=_CHECK)(accuracy.accuracy)
 app.add_typer(profile.app, name="profile", rich_help_panel=_KNOWN)

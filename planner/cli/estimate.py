@@ -9,6 +9,7 @@ import typer
 
 from planner.cli import options as opt
 from planner.cli.estimate_load import load
+from planner.cli.estimate_training import training
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,6 +26,7 @@ app = typer.Typer(help="Price one explicit configuration, without a search.", no
 
 
 app.command("load")(load)
+app.command("training")(training)
 
 
 @app.command("serving")

@@ -23,11 +23,14 @@ __all__ = [
     "MaxStages",
     "Method",
     "ModelName",
+    "ModelNameOrNone",
+    "ModelsFileName",
     "Osl",
     "Output",
     "Percentile",
     "Quiet",
     "Rate",
+    "RolesChoice",
     "Seed",
     "TimeLimit",
     "Tpot",
@@ -97,14 +100,23 @@ _WORKLOAD = "Workload"
 _SEARCH = "Search"
 _OUTPUT = "Output"
 
-ModelName = Annotated[
-    str,
+_MODEL = typer.Option(
+    "--model",
+    "-m",
+    metavar="NAME|FILE|FOLDER",
+    help="Shipped model (planner models), a config.json, or a folder with one.",
+    autocompletion=names_of("model"),
+    rich_help_panel=_INPUT,
+)
+ModelName = Annotated[str, _MODEL]
+ModelNameOrNone = Annotated[str | None, _MODEL]
+ModelsFileName = Annotated[
+    Path | None,
     typer.Option(
-        "--model",
-        "-m",
-        metavar="NAME|FILE|FOLDER",
-        help="Shipped model (planner models), a config.json, or a folder with one.",
-        autocompletion=names_of("model"),
+        "--models",
+        metavar="FILE",
+        help="Several models instead of one: a YAML or JSON file with the model, trace or lengths, rate, ttft, tpot and"
+        " weight of each.",
         rich_help_panel=_INPUT,
     ),
 ]
@@ -239,6 +251,15 @@ MaxStages = Annotated[
         metavar="NUMBER",
         min=1,
         help="Most pipeline stages. Default: the method's.",
+        rich_help_panel=_SEARCH,
+    ),
+]
+RolesChoice = Annotated[
+    Literal["colocated", "disaggregated", "any"],
+    typer.Option(
+        "--roles",
+        help="Whether replicas prefill and decode, do the one or the other, or whichever is best. What separate roles"
+        " gain is a prediction that no replay has confirmed.",
         rich_help_panel=_SEARCH,
     ),
 ]

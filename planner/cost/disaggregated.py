@@ -25,7 +25,6 @@ extensions to multiclass queueing network analysis", 1979. Y. Zhong et al., "Dis
 from __future__ import annotations
 
 import copy
-import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
@@ -44,8 +43,9 @@ if TYPE_CHECKING:
     from planner.cluster import Link
     from planner.cost._types import Array, BoolArray
     from planner.cost.replica import ReplicaPricer
+    from planner.model import ModelSpec
 
-__all__ = ["Disaggregated", "WorkerPool", "disaggregated_loop", "transfer_bytes"]
+__all__ = ["Disaggregated", "WorkerPool", "decode_step", "disaggregated_loop", "sent_bytes_L", "transfer_bytes"]
 
 _HALVINGS: Final = 50  # of the interval that the number of decoding sequences lies in
 
@@ -114,11 +114,19 @@ class Disaggregated:
 
 def transfer_bytes(pricer: ReplicaPricer, tokens: float) -> float:
     """Bytes of KV cache that a prompt's worker sends: every layer once, the same latent of several GPUs only once."""
-    model, parallelism = pricer.model, pricer.stages[0].tp
-    each_L = kv_bytes_per_token_L(model, parallelism)
+    return float(sent_bytes_L(pricer.model, pricer.stages[0].tp).sum()) * tokens
+
+
+def sent_bytes_L(model: ModelSpec, tp: int) -> Array:
+    """Bytes per token of each layer that a tensor-parallel group sends, all its GPUs together."""
     heads_L = np.array([model.kinds[k].attention.kv_heads for k in model.kind_of_layer])
-    copies_L = np.minimum(parallelism, heads_L)  # GPUs whose parts differ
-    return float((each_L * copies_L).sum()) * tokens
+    copies_L = np.minimum(tp, heads_L)  # GPUs whose parts differ
+    return np.asarray(kv_bytes_per_token_L(model, tp) * copies_L)
+
+
+def decode_step() -> float:
+    """Seconds that a decode step takes beside what it takes inside one server, as fitted to measured servers."""
+    return load_fit("disaggregated").constants["step"]
 
 
 def disaggregated_loop(
@@ -234,6 +242,5 @@ def _decode_steps(pool: WorkerPool, most: float) -> tuple[Array, Array]:
     reach = sum(1 for size in BATCH_GRID if size < most / pool.workers / stages) + 1
     grid_G = np.asarray(BATCH_GRID[:reach], dtype=float)
     alone = copy.copy(pool.pricer)
-    alone.demand = replace(pool.pricer.demand, prefill_per_decode=0.0, output=math.inf)
-    step = load_fit("disaggregated").constants["step"] if pool.step_overhead is None else pool.step_overhead
-    return stages * grid_G, alone.state(grid_G).tpot_B + step
+    alone.demand = pool.pricer.demand.decoding(decode_step() if pool.step_overhead is None else pool.step_overhead)
+    return stages * grid_G, alone.state(grid_G).tpot_B

@@ -224,6 +224,14 @@ class MeasuredLayers:
         return cls(model, MeasuredTimes(list(by_point), values, sizes), sizes, times, counts.pop())
 
     @classmethod
+    def of_points(cls, model: str, points: Mapping[tuple[int, int], Array], columns: Sequence[str]) -> MeasuredLayers:
+        """Take arrays of shape (layers, columns) by (TP, microbatch)."""
+        keys = sorted(points)
+        layers = len(points[keys[0]])
+        times = MeasuredTimes(keys, np.stack([points[key].ravel() for key in keys]), _TRAINING[0])
+        return cls(model, times, _TRAINING[0], tuple(columns), layers)
+
+    @classmethod
     def serving(cls, columns: Mapping[str, NDArray[Any]], model: str, phase: str) -> MeasuredLayers:
         """Take the columns of a ``serving_layer`` or ``serving_iteration`` table, of the whole GPU.
 

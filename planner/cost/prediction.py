@@ -24,7 +24,16 @@ if TYPE_CHECKING:
     from planner.model import ModelSpec
     from planner.workload import Workload
 
-__all__ = ["PlacedStage", "ReplicaPrediction", "ServingPrediction", "pipeline", "predict_serving"]
+__all__ = [
+    "PlacedStage",
+    "ReplicaPrediction",
+    "ServingPrediction",
+    "cost_figures",
+    "memory_figure",
+    "pipeline",
+    "predict_serving",
+    "replica_prediction",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,12 +159,12 @@ def predict_serving(
                 operated[key2] = capacity if math.isclose(rate, goodput, rel_tol=1e-12) else pricer.at_rate(rate)
             now = operated[key2]
         asked = share * (total if workload.rate is None else min(workload.rate, total))
-        predictions.append(_replica(pricer, engine, capacity, now, overloaded=asked > goodput * (1 + 1e-9)))
+        predictions.append(replica_prediction(pricer, engine, capacity, now, overloaded=asked > goodput * (1 + 1e-9)))
     figures = _whole(cluster, engine, workload, replicas, predictions, list(shares), served)
     return ServingPrediction(replicas=tuple(predictions), shares=tuple(shares), figures=figures)
 
 
-def _replica(
+def replica_prediction(
     pricer: ReplicaPricer,
     engine: EngineProfile,
     capacity: Operation | Shortfall,
@@ -163,13 +172,24 @@ def _replica(
     *,
     overloaded: bool,
 ) -> ReplicaPrediction:
+    """Predict one replica that prefills and decodes.
+
+    Parameters
+    ----------
+    pricer, engine
+        The replica.
+    capacity, now
+        At its goodput, and at its share of the requests.
+    overloaded
+        Whether that is more than its goodput.
+    """
     limit_S = tuple(float(x) for x in pricer.limit_S)
     if isinstance(capacity, Shortfall) or now is None:
         memory = pricer.memory_S(0.0)
         return ReplicaPrediction(
             capacity=capacity,
             figures={},
-            memory_S=tuple(_memory(float(x), engine) for x in memory),
+            memory_S=tuple(memory_figure(float(x), engine) for x in memory),
             limit_S=limit_S,
             concurrency=1,
         )
@@ -189,15 +209,15 @@ def _replica(
     return ReplicaPrediction(
         capacity=capacity,
         figures=figures,
-        memory_S=tuple(_memory(float(x), engine) for x in pricer.memory_S(capacity.batch)),
+        memory_S=tuple(memory_figure(float(x), engine) for x in pricer.memory_S(capacity.batch)),
         limit_S=limit_S,
         concurrency=max(1, math.ceil(capacity.in_flight - 1e-9)),
         overloaded=overloaded,
     )
 
 
-def _memory(value: float, engine: EngineProfile) -> Figure:
-    """Weights and KV cache are exact; what the engine sets aside is not."""
+def memory_figure(value: float, engine: EngineProfile) -> Figure:
+    """Bytes on a GPU: weights and KV cache are exact; what the engine sets aside is not."""
     doubt = engine.reserved_memory.value * (engine.reserved_memory.error or 0.0)
     return Figure(value=value, unit="bytes", error=doubt / value, provenance="spec")
 
@@ -241,10 +261,17 @@ def _whole(
         "gpus": used,
         "memory_peak": max((m for p in predictions for m in p.memory_S), key=lambda f: f.value),
     }
+    return figures | cost_figures(cluster, gpus, figures["output_throughput"])
+
+
+def cost_figures(cluster: Cluster, gpus: Sequence[str], output: Figure) -> dict[str, Figure]:
+    """What GPUs cost by the hour, and by what they put out in tokens/s; empty where a price is not known."""
     price = cluster.price_per_hour(gpus)
-    if price is not None:
-        figures["cost_per_hour"] = Figure(value=price, unit="USD/h", error=0.0, provenance="spec")
-        figures["cost_per_million_output_tokens"] = Figure(
-            value=price / (tokens * 3600.0) * 1e6, unit="USD", error=rate_error, provenance=provenance
-        )
-    return figures
+    if price is None:
+        return {}
+    return {
+        "cost_per_hour": Figure(value=price, unit="USD/h", error=0.0, provenance="spec"),
+        "cost_per_million_output_tokens": Figure(
+            value=price / (output.value * 3600.0) * 1e6, unit="USD", error=output.error, provenance=output.provenance
+        ),
+    }

@@ -179,10 +179,13 @@ class ReplicaPricer:
 
     def _memory_GS(self, batch_G: Array) -> Array:
         sequences = len(self.stages) * batch_G / self.ranks
-        tokens_GL = cached_tokens_L(self.model, sequences, self.demand.decode_context, self.demand.longest)
+        return self.memory_of_S(cached_tokens_L(self.model, sequences, self.demand.decode_context, self.demand.longest))
+
+    def memory_of_S(self, tokens_L: Array) -> Array:
+        """Bytes on each GPU of each stage with so many tokens in the KV cache of each layer; leading axes go along."""
         kv_weight_S = np.array([budget.kv_weight for budget in self.budgets])
         fixed_S = np.array([budget.fixed for budget in self.budgets])
-        return np.asarray(self._weights_S + kv_weight_S * (tokens_GL @ self.kv_bytes_SL.T) + fixed_S)
+        return np.asarray(self._weights_S + kv_weight_S * (tokens_L @ self.kv_bytes_SL.T) + fixed_S)
 
     @property
     def limit_S(self) -> Array:
@@ -240,19 +243,30 @@ class ReplicaPricer:
             return np.zeros_like(tokens_G)
         return wire_time(hop_bytes(self.model, tokens_G), hop)
 
-    def prompt_time(self, tokens: float) -> float:
+    def prompt_time(self, tokens: float, context: float | None = None) -> float:
         """Seconds that a prompt takes where nothing else runs, or one on each rank of attention at the same time.
 
         Chunks follow each other through the stages; the engine's time for the iteration and the prompt counts.
+
+        Parameters
+        ----------
+        tokens
+            To be computed.
+        context
+            Tokens that each of them sees on average; None: as on average over all prompts.
         """
-        chunks = math.ceil(tokens * self.ranks / self.demand.budget - 1e-9)
-        chunk = np.array([tokens * self.ranks / chunks])
-        load = Load(
-            decode=np.zeros(1),
-            decode_context=np.full(1, self.demand.decode_context),
-            prefill=chunk,
-            prefill_context=np.full(1, self.demand.prefill_context),
-        )
+        times, chunks = self._prompt_stages(tokens, context)
+        return math.fsum(times) + (chunks - 1) * max(times) + self.engine.overhead.prompt.value
+
+    def prompt_interval(self, tokens: float) -> float:
+        """Seconds between prompts that follow each other through the stages: those of the slowest stage."""
+        times, chunks = self._prompt_stages(tokens, None)
+        return chunks * max(times) + self.engine.overhead.prompt.value
+
+    def _prompt_stages(self, tokens: float, context: float | None) -> tuple[list[float], int]:
+        """Seconds of each stage with one chunk of a prompt, and how many chunks there are."""
+        chunk, load = self._prompt_chunk(tokens, context)
+        chunks = round(tokens * self.ranks / float(chunk[0]))
         overhead = self.engine.overhead
         times = []
         for s, pricer in enumerate(self.layer_pricers):
@@ -262,7 +276,42 @@ class ReplicaPricer:
             times.append(overhead.iteration.value + layers + wire)
         times[0] += float(self.layer_pricers[0].embedding_time_B(chunk)[0])
         times[-1] += float(self.layer_pricers[-1].head_time_B(np.full(1, float(self.ranks)))[0])
-        return math.fsum(times) + (chunks - 1) * max(times) + overhead.prompt.value
+        return times, chunks
+
+    def _prompt_chunk(self, tokens: float, context: float | None) -> tuple[Array, Load]:
+        """Tokens of each chunk of a prompt, and the load that one makes."""
+        chunks = math.ceil(tokens * self.ranks / self.demand.budget - 1e-9)
+        chunk = np.array([tokens * self.ranks / chunks])
+        load = Load(
+            decode=np.zeros(1),
+            decode_context=np.full(1, self.demand.decode_context),
+            prefill=chunk,
+            prefill_context=np.full(1, self.demand.prefill_context if context is None else context),
+        )
+        return chunk, load
+
+    def prompt_parts(self, tokens: float) -> tuple[Array, float, float]:
+        """Seconds of a layer of each kind with one chunk of a prompt, and what the first and the last stage add."""
+        chunk, load = self._prompt_chunk(tokens, None)
+        layer_K = self.layer_pricers[0].time_KB(load)[:, 0] + self.engine.overhead.layer.value
+        first = float(self.layer_pricers[0].embedding_time_B(chunk)[0])
+        last = float(self.layer_pricers[-1].head_time_B(np.full(1, float(self.ranks)))[0])
+        return np.asarray(layer_K), first, last
+
+    def memory_parts(self) -> tuple[Array, Array, float, float]:
+        """Bytes on each GPU of the first stage: weights and KV cache per token of each layer, embedding, head."""
+        stage = self.stages[0]
+        return (
+            weight_bytes_L(self.model, stage.tp, stage.parallelism),
+            kv_bytes_per_token_L(self.model, stage.tp),
+            embedding_bytes(self.model, stage.tp),
+            head_bytes(self.model, stage.tp),
+        )
+
+    def prompt_provenance(self) -> Provenance:
+        """What the times of prompts rest on."""
+        kernels = [pricer.band(name)[1] for pricer in self.layer_pricers for name in ("gemm", "prefill_attention")]
+        return weakest(provenance_of(self.engine.overhead.iteration.kind), *kernels)
 
     def feasible(self, state: SteadyState, batch_G: Array) -> BoolArray:
         """Which loads meet the SLO, the KV cache, the token budget of an iteration and a stable prefill queue."""

@@ -26,7 +26,7 @@ J. F. C. Kingman, "The single server queue in heavy traffic", 1961.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
@@ -49,6 +49,7 @@ __all__ = [
     "StageTable",
     "SteadyState",
     "hop_bytes",
+    "most_within_ttft",
     "stage_table",
     "steady_state",
 ]
@@ -57,6 +58,7 @@ __all__ = [
 # An iteration as the load makes it on average; one with a chunk of the tail's prompt; one filled to the budget.
 Iteration = Literal["mean", "chunk", "full"]
 
+_HALVINGS: Final = 30  # of the load of a queue that a TTFT allows
 _SATURATED: Final = 1e-6  # a prefill queue this close to its capacity counts as one that never empties
 
 
@@ -95,6 +97,8 @@ class Demand:
         Most tokens of one iteration, prefill and decode together.
     percentile, burstiness
         Of the SLO, and of the arrivals.
+    step
+        Seconds that a decode step takes beside what it takes inside one server.
     """
 
     output: float
@@ -109,6 +113,7 @@ class Demand:
     budget: float
     percentile: float
     burstiness: float
+    step: float = 0.0
 
     @classmethod
     def of(cls, workload: Workload, engine: EngineProfile) -> Demand:
@@ -131,6 +136,32 @@ class Demand:
             percentile=workload.slo.percentile,
             burstiness=workload.burstiness,
         )
+
+    def decoding(self, step: float) -> Demand:
+        """Return the same where prompts are computed elsewhere, and every step takes so many seconds longer."""
+        return replace(self, prefill_per_decode=0.0, step=step)
+
+    def begun(self, batch: Array) -> Array:
+        """Prompts begun per iteration with so many sequences decoding; none where they are computed elsewhere."""
+        return batch / self.output if self.prefill_per_decode else np.zeros_like(batch)
+
+    def waiting(self, load: Array, service: Array) -> tuple[Array, Array]:
+        """Seconds that prompts wait for a prefill queue with a load below 1: mean, and at the SLO's percentile.
+
+        Kingman's formula for the mean; beyond it, ``P(wait > w) = load exp(-w load / mean)``.
+
+        Parameters
+        ----------
+        load
+            Share of the time that the queue is served.
+        service
+            Seconds of a prompt of mean length.
+        """
+        variation = max(self.prompt_second_moment / self.prompt**2 - 1.0, 0.0)
+        mean = load / (1.0 - load) * (self.burstiness**2 + variation) / 2 * service
+        beyond = load / (1.0 - self.percentile)
+        tail = np.where(beyond > 1.0, mean / np.maximum(load, 1e-300) * np.log(np.maximum(beyond, 1.0)), 0.0)
+        return mean, tail
 
     def steady(self, batch: Array) -> Array:
         """Prompt tokens due per iteration with so many sequences decoding."""
@@ -215,7 +246,7 @@ def stage_table(pricer: LayerPricer, engine: EngineProfile, demand: Demand, batc
     # prompt tokens and prompts begun in each kind of iteration; ranks of attention look after their own together
     tokens: dict[Iteration, Array] = {"mean": steady, "chunk": chunk, "full": room}
     prompts: dict[Iteration, Array] = {
-        "mean": batch / demand.output,
+        "mean": demand.begun(batch),
         "chunk": np.ones_like(batch),
         "full": room / demand.prompt,
     }
@@ -322,18 +353,16 @@ def steady_state(
     SteadyState
         A queue that cannot keep up has an infinite TTFT.
     """
-    cycle = np.maximum(stages_B * times.slowest_B, times.around_B)
+    cycle = np.maximum(stages_B * times.slowest_B, times.around_B) + demand.step
     rate = stages_B * batch_B / (demand.output * cycle)
     # the prefill queue: while it lasts, iterations are filled to the budget
     service = demand.prompt * times.full_slowest_B / demand.room(batch_B)
+    if not demand.prefill_per_decode:  # who computes no prompts keeps none waiting
+        service = np.zeros_like(service)
     load = rate * service
     stable = load < 1.0 - _SATURATED
     load = np.where(stable, load, 0.5)
-    variation = max(demand.prompt_second_moment / demand.prompt**2 - 1.0, 0.0)
-    wait = load / (1.0 - load) * (demand.burstiness**2 + variation) / 2 * service
-    # P(wait > w) = u exp(-w u / mean wait)
-    beyond = load / (1.0 - demand.percentile)
-    tail = np.where(beyond > 1.0, wait / np.maximum(load, 1e-300) * np.log(np.maximum(beyond, 1.0)), 0.0)
+    wait, tail = demand.waiting(load, service)
     passage = first_token + times.slowest_B / 2 + times.chunk_through_B
     mean_chunks = np.maximum(demand.prompt / demand.room(batch_B), 1.0)
     mean = passage + wait + (mean_chunks - 1) * times.chunk_slowest_B
@@ -345,3 +374,29 @@ def steady_state(
         rate_B=rate,
         utilisation_B=np.where(stable, load, 1.0),
     )
+
+
+def most_within_ttft(demand: Demand, first_token: float, batch_B: Array, times: PipelineTimes, ttft: float) -> Array:
+    """Greatest rate at which the prefill queue leaves the TTFT within its target, from above; 0 for none.
+
+    A pipeline with a longer cycle has a lower rate and a shorter queue, so that one may meet a TTFT which a faster one
+    misses at the same decode batch. Whatever its cycle, no pipeline with these times or longer ones serves more.
+
+    Parameters
+    ----------
+    demand, first_token, batch_B, times
+        As for `steady_state`.
+    ttft
+        The target.
+    """
+    service = demand.prompt * times.full_slowest_B / demand.room(batch_B)
+    if not demand.prefill_per_decode:
+        service = np.zeros_like(service)
+    passage = first_token + times.slowest_B / 2 + times.chunk_through_B
+    left = ttft - passage - (demand.chunks(batch_B) - 1) * times.chunk_slowest_B
+    low, high = np.zeros_like(service), np.full_like(service, 1.0 - _SATURATED)
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        within = demand.waiting(middle, service)[1] <= left
+        low, high = np.where(within, middle, low), np.where(within, high, middle)
+    return np.asarray(np.where(left >= 0.0, high / np.maximum(service, 1e-300), 0.0))  # no layers, no queue

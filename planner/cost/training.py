@@ -41,6 +41,8 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from planner.cost.training_breakdown import Breakdown, break_down
+from planner.cost.training_experts import expert_collectives
 from planner.cost.training_figures import training_figures
 from planner.cost.training_links import Groups, gradient_rings, hop_terms
 from planner.cost.training_memory import GRADIENT_BYTES
@@ -48,6 +50,7 @@ from planner.cost.training_options import PLAIN, RunOptions
 from planner.cost.training_replica import StageLike, dp_groups, price_stage
 from planner.cost.training_stage import StageWork, mixed_precision
 from planner.dtypes import DTYPE_BYTES
+from planner.engine.chunks import chunk_layers
 from planner.plan.figure import Figure
 
 if TYPE_CHECKING:
@@ -57,7 +60,15 @@ if TYPE_CHECKING:
     from planner.model import ModelSpec
     from planner.plan import Schedule, TrainingJob
 
-__all__ = ["TrainingPrediction", "boundary_bytes", "pipeline_time", "predict_training", "tied_exchange"]
+__all__ = [
+    "TrainingPrediction",
+    "boundary_bytes",
+    "context_link",
+    "pipeline_time",
+    "predict_training",
+    "straggling",
+    "tied_exchange",
+]
 
 # GPUs, one node, that keep step.
 _STEADY_GPUS: Final = 8.0
@@ -86,18 +97,35 @@ def pipeline_time(stage_BS: Array, microbatches_B: IntArray | int, chunks: int =
     return np.asarray(np.asarray(microbatches_B) * slowest_B + (sum_B - slowest_B) / chunks)
 
 
+def straggling(engine: EngineProfile, gpus: int) -> float:
+    """Factor on an iteration for waiting for the slowest of so many GPUs."""
+    return 1.0 + engine.training.straggling.value * max(float(np.log2(gpus / _STEADY_GPUS)), 0.0)
+
+
 def boundary_bytes(model: ModelSpec, job: TrainingJob) -> float:
     """Bytes of activations of one sequence between two stages."""
     return job.sequence_length * model.hidden * DTYPE_BYTES[model.dtype]
 
 
-def _context_link(cluster: Cluster, groups: Groups, options: RunOptions) -> Link | None:
+def context_link(cluster: Cluster, groups: Groups, context_parallel: int) -> Link | None:
     """Slowest link between neighbours of the first context-parallel group."""
-    if options.context_parallel == 1:
+    if context_parallel == 1:
         return None
-    ring = groups[: options.context_parallel]
+    ring = groups[:context_parallel]
     links = [cluster.link(one[0], ring[(i + 1) % len(ring)][0]) for i, one in enumerate(ring)]
     return min(links, key=lambda link: link.bandwidth)
+
+
+def _kinds_held(model: ModelSpec, stages: Sequence[StageLike], virtual_stages: int) -> list[IntArray]:
+    """Layers of each kind on each stage, chunk by chunk."""
+    kind_L = np.asarray(model.kind_of_layer)
+    ranges_S: Sequence[Sequence[tuple[int, int]]] = [(stage.layers,) for stage in stages]
+    if virtual_stages > 1:
+        ranges_S = chunk_layers([stage.layers[1] - stage.layers[0] for stage in stages], virtual_stages)
+    return [
+        np.bincount(np.concatenate([kind_L[slice(*chunk)] for chunk in ranges]), minlength=len(model.kinds))
+        for ranges in ranges_S
+    ]
 
 
 def tied_exchange(cluster: Cluster, model: ModelSpec, stages: Sequence[Groups]) -> float:
@@ -124,8 +152,14 @@ class TrainingPrediction:
         Seconds.
     work_S, hop_S, update_S
         Seconds of each stage: one microbatch, the hops behind it in both directions, gradient sync with optimizer.
+    forward_S, sync_S
+        Of these, the forward pass and the gradient sync.
+    tied
+        Seconds to add up the gradients of tied embeddings.
     memory_S, limit_S
         Bytes on each GPU of a stage (of the tightest type, where types are mixed), and what the engine may use.
+    breakdown
+        Where the seconds go.
     figures
         By name, as they stand in the plan.
     """
@@ -134,8 +168,12 @@ class TrainingPrediction:
     work_S: Array
     hop_S: Array
     update_S: Array
+    forward_S: Array
+    sync_S: Array
+    tied: float
     memory_S: tuple[Figure, ...]
     limit_S: tuple[float, ...]
+    breakdown: Breakdown
     figures: dict[str, Figure]
 
 
@@ -157,10 +195,11 @@ def predict_training(
     stages
         In order; their layers must cover the model and their GPUs be in the cluster.
     schedule
-        Microbatches, recomputation, sequence parallelism.
+        Microbatches, recomputation, and how sequences, stages and experts are divided. With context parallelism a
+        stage has that many groups for each data-parallel rank, one after the other, and each takes its part of the
+        rank's sequences; with expert parallelism so many neighbours hold different experts.
     options
-        Formats, interleaving and overlaps. With context parallelism a stage has that many groups for each
-        data-parallel rank, one after the other, and each takes its part of the rank's sequences.
+        Formats and overlaps.
 
     Returns
     -------
@@ -170,6 +209,9 @@ def predict_training(
     model = mixed_precision(model)
     groups_S = [dp_groups(stage) for stage in stages]
     rings = gradient_rings(cluster, groups_S)
+    exchanges = expert_collectives(cluster, groups_S, schedule.expert_parallel)
+    expert_rings = gradient_rings(cluster, groups_S, every=schedule.expert_parallel) if exchanges[0] else None
+    kinds_SK = _kinds_held(model, stages, schedule.virtual_stages)
     known: dict[tuple[object, ...], StageWork] = {}
     priced = [
         price_stage(
@@ -183,8 +225,11 @@ def predict_training(
             stages=len(stages),
             ring=rings[s],
             known=known,
+            kinds_K=kinds_SK[s],
             options=options,
-            context_link=_context_link(cluster, groups_S[s], options),
+            context_link=context_link(cluster, groups_S[s], schedule.context_parallel),
+            expert_exchange=exchanges[s],
+            expert_ring=expert_rings[s] if expert_rings else None,
         )
         for s, stage in enumerate(stages)
     ]
@@ -192,29 +237,32 @@ def predict_training(
     for s in range(len(stages) - 1):
         shares = stages[s].microbatch_shares
         terms = hop_terms(cluster, groups_S[s], groups_S[s + 1], shares, sequence_parallel=schedule.sequence_parallel)
-        size = boundary_bytes(model, job) / options.context_parallel
-        hop_S[s] = 2.0 * options.virtual_stages * float(terms.seconds(np.array(size)))
-    if options.virtual_stages > 1:
+        size = boundary_bytes(model, job) / schedule.context_parallel
+        hop_S[s] = 2.0 * schedule.virtual_stages * float(terms.seconds(np.array(size)))
+    if schedule.virtual_stages > 1:
         hop_S[-1] = hop_S[:-1].max(initial=0.0)  # from the last stage back to the first one's next chunk
         hop_S *= engine.training.hops.value if options.overlap else 1.0
     work_S = np.array([stage.seconds for stage in priced])
     update_S = np.array([stage.update for stage in priced])
-    pipeline = float(pipeline_time((work_S + hop_S)[None], schedule.microbatches, options.virtual_stages)[0])
+    pipeline = float(pipeline_time((work_S + hop_S)[None], schedule.microbatches, schedule.virtual_stages)[0])
     tied = tied_exchange(cluster, model, groups_S)
     total = pipeline + float(update_S.max()) + tied + engine.overhead.iteration.value
     if options.stragglers:
-        gpus = sum(len(stage.devices) for stage in stages)
-        total *= 1.0 + engine.training.straggling.value * max(float(np.log2(gpus / _STEADY_GPUS)), 0.0)
+        total *= straggling(engine, sum(len(stage.devices) for stage in stages))
     return TrainingPrediction(
         iteration_time=total,
         work_S=work_S,
         hop_S=hop_S,
         update_S=update_S,
+        forward_S=np.array([stage.forward for stage in priced]),
+        sync_S=np.array([stage.sync for stage in priced]),
+        tied=tied,
         memory_S=tuple(
             Figure(value=stage.memory, unit="bytes", error=stage.doubt / stage.memory, provenance="spec")
             for stage in priced
         ),
         limit_S=tuple(stage.limit for stage in priced),
+        breakdown=break_down(priced, hop_S, microbatches=schedule.microbatches, pipeline=pipeline, total=total),
         figures=training_figures(
             model,
             cluster,

@@ -107,7 +107,7 @@ def hop_terms(
     return HopTerms(latency_G, slope_G)
 
 
-def gradient_rings(cluster: Cluster, stages: Sequence[Groups]) -> list[Collective]:
+def gradient_rings(cluster: Cluster, stages: Sequence[Groups], *, every: int = 1) -> list[Collective]:
     """Data-parallel collective of each stage, all stages at once.
 
     Parameters
@@ -116,35 +116,45 @@ def gradient_rings(cluster: Cluster, stages: Sequence[Groups]) -> list[Collectiv
         Where the GPUs are.
     stages
         Groups of each stage. Stages on other nodes than these do not matter to them.
+    every
+        Rings of every so many groups side by side instead of one of all: those that hold the same experts. It divides
+        the groups.
 
     Returns
     -------
     list of Collective
-        Of as many members as a stage has groups; a measured table counts only where a stage stays inside one node.
+        Of as many members as a ring has groups; a measured table counts only where a stage stays inside one node.
     """
     nodes_SG = [[cluster.node_of(group[0]) for group in groups] for groups in stages]
     leaves: Counter[str] = Counter()
     enters: Counter[str] = Counter()
     for groups, nodes_G in zip(stages, nodes_SG, strict=True):
         for g, here in enumerate(nodes_G):
-            there = nodes_G[(g + 1) % len(nodes_G)]
+            there = nodes_G[(g + every) % len(nodes_G)]
             if here != there:
                 leaves[here] += len(groups[g])
                 enters[there] += len(groups[g])
-    return [_ring(cluster, groups, nodes_G, leaves, enters) for groups, nodes_G in zip(stages, nodes_SG, strict=True)]
+    return [
+        _ring(cluster, groups, nodes_G, leaves, enters, every) for groups, nodes_G in zip(stages, nodes_SG, strict=True)
+    ]
 
 
 def _ring(
-    cluster: Cluster, groups: Groups, nodes_G: Sequence[str], leaves: Counter[str], enters: Counter[str]
+    cluster: Cluster,
+    groups: Groups,
+    nodes_G: Sequence[str],
+    leaves: Counter[str],
+    enters: Counter[str],
+    every: int,
 ) -> Collective:
-    size = len(groups)
+    size = len(groups) // every
     node_class = cluster.class_of_node(nodes_G[0])
     if len(set(nodes_G)) == 1 and node_class.intra_matrix is None:
         # gradients are far larger than any measured message: latency and bandwidth say it all
         return replace(node_collective(node_class, size), points=None)
     bandwidth, latency = float("inf"), 0.0
-    for g in range(size):
-        after = (g + 1) % size
+    for g in range(len(groups)):
+        after = (g + every) % len(groups)
         here, there = nodes_G[g], nodes_G[after]
         if here != there:
             link, sharing = cluster.node_link(here, there), max(leaves[here], enters[there])

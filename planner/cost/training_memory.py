@@ -2,7 +2,9 @@
 
 Per parameter, in mixed precision as Megatron-Core keeps it: 2 bytes of weight, 4 of gradient (accumulated in fp32),
 and for Adam 12 of optimizer state (fp32 master copy and two moments; 8 for SGD with momentum): 18 bytes. ZeRO 1
-divides the optimizer state over the data-parallel groups.
+divides the optimizer state over the data-parallel groups, ZeRO 2 gradients too, ZeRO 3 weights too: a layer is then
+gathered while it is used, and the next one ahead of its turn. Until they are scattered the gradients of one layer are
+whole, in 16 bit.
 
 Activations follow Korthikanti et al. 2023 as `planner.model.LayerTable` states them, without the scores that flash
 attention does not keep; where a GPU cannot run that (`planner.cost.training_attention`) the scores are kept too. Under
@@ -30,7 +32,9 @@ import numpy as np
 
 from planner.cost.memory import embedding_bytes, head_bytes, weight_bytes_L
 from planner.cost.training_attention import score_bytes_K
-from planner.dtypes import DTYPE_BYTES
+from planner.cost.training_experts import busiest_KB, expert_saved_K
+from planner.cost.training_options import PLAIN, RunOptions
+from planner.dtypes import DTYPE_BYTES, Dtype
 from planner.engine import memory_budget
 from planner.model import layer_table
 
@@ -53,6 +57,7 @@ __all__ = [
     "microbatches_in_flight",
     "optimizer_bytes",
     "state_bytes",
+    "unsharded_bytes",
 ]
 
 WEIGHT_BYTES: Final = 2.0
@@ -67,8 +72,8 @@ def optimizer_bytes(job: TrainingJob) -> float:
     return _OPTIMIZER_BYTES[job.optimizer]
 
 
-def state_bytes(job: TrainingJob, dp: int) -> float:
-    """Bytes per parameter on one GPU: weight, gradient and optimizer state.
+def state_bytes(job: TrainingJob, dp: int, options: RunOptions = PLAIN) -> float:
+    """Bytes per parameter on one GPU: weight, gradient and optimizer state; the weight alone where it is frozen.
 
     Examples
     --------
@@ -78,7 +83,27 @@ def state_bytes(job: TrainingJob, dp: int) -> float:
     (18.0, 9.0)
     """
     divided = dp if job.zero_stage >= 1 else 1
-    return WEIGHT_BYTES + GRADIENT_BYTES + optimizer_bytes(job) / divided
+    weight = WEIGHT_BYTES / (dp if job.zero_stage >= 3 else 1)
+    if options.frozen_weights:
+        return weight
+    gradient = options.gradient_bytes / (dp if job.zero_stage >= 2 else 1)
+    return weight + gradient + optimizer_bytes(job) / divided
+
+
+def unsharded_bytes(job: TrainingJob, dp: int, largest: float) -> float:
+    """Bytes that ZeRO 2 and 3 hold whole at a time.
+
+    Parameters
+    ----------
+    job, dp
+        The job, and groups that share its state.
+    largest
+        Parameters on each GPU of the largest layer of a stage.
+    """
+    if job.zero_stage < 2 or dp == 1:
+        return 0.0
+    gathered = 2.0 * WEIGHT_BYTES if job.zero_stage >= 3 else 0.0
+    return (gathered + WEIGHT_BYTES) * largest
 
 
 def layer_parameters_K(model: ModelSpec, tp: int) -> Array:
@@ -135,6 +160,8 @@ def activations(
     recompute: Recompute,
     sequence_parallel: bool,
     flash_attention: bool = True,
+    expert_parallel: int = 1,
+    stored: Dtype | None = None,
 ) -> Activations:
     """Activations of a microbatch on one GPU of a tensor-parallel group.
 
@@ -150,11 +177,17 @@ def activations(
         Of the schedule; without sequence parallelism the group repeats what tensor parallelism does not divide.
     flash_attention
         Whether the GPUs have it (`planner.cost.training_attention.has_flash_attention`).
+    expert_parallel
+        Groups that hold different experts: the busiest gets more than its share of tokens.
+    stored
+        Format that matrices are multiplied in, if not 16 bit: what they take in is kept in it.
     """
     tokens_B = np.asarray(sequences_B, dtype=float) * sequence_length
     parallel = sequence_parallel and tp > 1
     per_token_L = layer_table(model).activation_bytes_per_gpu_L(tp, sequence_parallel=parallel)
     whole_K = np.array([per_token_L[model.kind_of_layer.index(kind)] for kind in range(len(model.kinds))])
+    if stored is not None:
+        whole_K = whole_K - _narrower_bytes_K(model, tp, stored, sequence_parallel=parallel)
     scores_K = np.zeros_like(whole_K) if flash_attention else score_bytes_K(model, tp, sequence_length)
     if recompute == "full":
         input_bytes = model.hidden * DTYPE_BYTES[model.dtype] / (tp if parallel else 1)
@@ -163,11 +196,33 @@ def activations(
         saved_K, working_K = whole_K, scores_K
     else:
         saved_K, working_K = whole_K + scores_K, np.zeros_like(whole_K)
+    saved_KB, working_B = saved_K[:, None] * tokens_B, working_K.max() * tokens_B
+    if expert_parallel > 1:
+        uneven_KB = expert_saved_K(model, tp)[:, None] * (busiest_KB(model, tokens_B, expert_parallel) - 1.0) * tokens_B
+        if recompute == "full":
+            working_B = (working_K[:, None] * tokens_B + uneven_KB).max(axis=0)
+        else:
+            saved_KB = saved_KB + uneven_KB
     return Activations(
-        saved_KB=saved_K[:, None] * tokens_B,
-        working_B=working_K.max() * tokens_B,
+        saved_KB=saved_KB,
+        working_B=working_B,
         logits_B=_LOGIT_BYTES * (model.vocab / tp) * tokens_B,
     )
+
+
+def _narrower_bytes_K(model: ModelSpec, tp: int, stored: Dtype, *, sequence_parallel: bool) -> Array:
+    """Bytes per token that a layer of each kind saves by keeping what its matrices take in as they multiply it.
+
+    Inputs of the first matrices of both blocks, and of the last one of the feed-forward block. What attention puts out
+    is kept twice: as attention needs it, and as the projection takes it in.
+    """
+    narrow, shared = DTYPE_BYTES[stored], tp if sequence_parallel else 1
+    saved = []
+    for kind in model.kinds:
+        inputs = 2.0 * model.hidden / shared + kind.ffn_width / tp
+        output = kind.attention.heads * kind.attention.value_dim / tp
+        saved.append((DTYPE_BYTES[model.dtype] - narrow) * inputs - narrow * output)
+    return np.array(saved)
 
 
 def microbatches_in_flight(microbatches: int, *, position: int, stages: int, chunks: int = 1) -> float:

@@ -1,4 +1,4 @@
-"""What a training run does beyond what a plan says of it: formats, schedules and overlaps that engines offer.
+"""What a training run does beyond what a plan says of it: formats and overlaps that engines offer.
 
 The searches plan none of these: their plans run with the defaults. Published runs use them, and `predict_training`
 prices them, so that a prediction is compared with the run that was measured and not with a plainer one.
@@ -26,18 +26,14 @@ class RunOptions:
     ----------
     matrix_format
         What the layers' matrices are multiplied in; the head stays in 16 bit, and so do weights in memory.
-    virtual_stages
-        Model chunks on each GPU (interleaved 1F1B); 1: plain.
-    context_parallel
-        GPUs that share each sequence. They take part in data parallelism as far as gradients go.
-    sharded
-        Fully sharded data parallelism: weights are gathered layer by layer, forward and backward, and gradients
-        scattered.
     overlap
         Whether collectives run beside kernels: tensor parallel ones in pieces of their matrix product, gradients
         behind the backward pass, hops behind another chunk's work where the schedule is interleaved.
     frozen_weights
-        Whether the layers' own weights are not trained (LoRA): they have no gradient.
+        Whether the layers' own weights are not trained (LoRA): they have no gradient and no optimizer state.
+    gradient_bytes
+        Bytes of a gradient as it is held. What is sent is priced as in fp32 whatever it is: so were the constants
+        fitted.
     flash_attention
         Whether attention is fused; None: where the GPU has it.
     stragglers
@@ -46,11 +42,9 @@ class RunOptions:
     """
 
     matrix_format: MatrixFormat = "16bit"
-    virtual_stages: int = 1
-    context_parallel: int = 1
-    sharded: bool = False
     overlap: bool = False
     frozen_weights: bool = False
+    gradient_bytes: float = 4.0
     flash_attention: bool | None = None
     stragglers: bool = False
 

@@ -17,7 +17,8 @@ in the forward pass, gradients in the backward pass. How kernels fare inside a r
 stays in view, are constants of the engine (`planner.engine.TrainingTimes`).
 
 Context parallelism divides the tokens of a sequence; each GPU attends to the same share of the causal square (chunks
-from both ends), and keys and values go around the group, their gradients back.
+from both ends), and keys and values go around the group, their gradients back. Expert parallelism is
+`planner.cost.training_experts`.
 
 Recomputation ``full`` adds one forward pass of the layers, ``selective`` one of attention; flash attention keeps no
 scores, so that there it costs time and saves nothing.
@@ -42,6 +43,7 @@ from planner.cost.device import DeviceOperators
 from planner.cost.layer import PARTS, LayerPricer, Load
 from planner.cost.network import Collective, point_to_point
 from planner.cost.training_attention import SCORE_TRAFFIC, has_flash_attention
+from planner.cost.training_experts import expert_gemm_KB, expert_sends_KB
 from planner.cost.training_gemm import large_gemm_level
 from planner.cost.training_options import PLAIN, RunOptions
 from planner.dtypes import DTYPE_BYTES, Dtype
@@ -148,6 +150,11 @@ class StageWork:
         Of one layer of each kind, part by part; recomputation is in the backward pass.
     overhead
         What the engine adds per layer: forward and backward.
+    recompute_PKB, ring_KB, sends_KB
+        How much of them is recomputation; and of the rest, keys and values around a context-parallel group, and tokens
+        to experts and back.
+    again
+        Times that the engine's time per layer is spent on recomputation.
     first_forward_B, first_backward_B
         What the first stage adds: the embedding.
     last_forward_B, last_backward_B
@@ -159,6 +166,10 @@ class StageWork:
     forward_PKB: Array
     backward_PKB: Array
     overhead: tuple[float, float]
+    recompute_PKB: Array
+    ring_KB: Array
+    sends_KB: Array
+    again: float
     first_forward_B: Array
     first_backward_B: Array
     last_forward_B: Array
@@ -194,7 +205,9 @@ def stage_work(
     recompute: Recompute,
     sequence_parallel: bool,
     options: RunOptions = PLAIN,
+    context_parallel: int = 1,
     context_link: Link | None = None,
+    expert_exchange: Collective | None = None,
 ) -> StageWork:
     """Price one microbatch on a tensor-parallel group.
 
@@ -214,14 +227,16 @@ def stage_work(
         Of the schedule. Sequence parallelism divides norms and residuals over the group.
     options
         Formats and overlaps of the run.
-    context_link
-        Link from one GPU of a context-parallel group to the next.
+    context_parallel, context_link
+        Groups that share each sequence, and the link from one of their GPUs to the next.
+    expert_exchange
+        All-to-all among the groups that hold different experts; None where every group has all.
 
     Returns
     -------
     StageWork
     """
-    times, context = engine.training, options.context_parallel
+    times, context = engine.training, context_parallel
     tokens = np.asarray(sequences_B, dtype=float) * sequence_length / context
     nothing = np.zeros_like(tokens)
     flash = has_flash_attention(device) if options.flash_attention is None else options.flash_attention
@@ -240,6 +255,9 @@ def stage_work(
         forward_PKB[attention] = _unfused_attention_KB(model, operators, tp, tokens, sequence_length)
     if sequence_parallel and tp > 1:
         forward_PKB[element] = LayerPricer(cast, device, _ALONE).parts_PKB(load)[element] / tp
+    if expert_exchange is not None:
+        own_KB = expert_gemm_KB(cast, operators, tp, tokens, 1)
+        forward_PKB[gemm] += expert_gemm_KB(cast, operators, tp, tokens, expert_exchange.size) - own_KB
     forward_PKB[gemm] *= _gemm_pace(times, options) * large_gemm_level(device, options.stored or model.dtype)
     forward_PKB[attention] *= times.attention.value if flash else 1.0
     forward_PKB[element] *= times.elementwise.value
@@ -255,16 +273,29 @@ def stage_work(
     if recompute == "selective":
         passes_P[attention] += 1.0
     backward_PKB = forward_PKB * passes_P[:, None, None]
+    recompute_PKB = again * forward_PKB
+    if recompute == "selective":
+        recompute_PKB[attention] = forward_PKB[attention]
+    ring_KB = sends_KB = np.zeros_like(forward_PKB[reduce])
     if options.stored is not None:
         there_K, back_K = _cast_bytes_K(model, tp)
         pace = times.quantise if options.matrix_format == "fp8" else times.quantise_blocks
         cost_B = pace.value * operators.elementwise(tokens)
         forward_PKB[element] += there_K[:, None] * cost_B
         backward_PKB[element] += (back_K + again * there_K)[:, None] * cost_B
+        recompute_PKB[element] += again * there_K[:, None] * cost_B
     if context > 1 and context_link is not None:
         ring_KB = shown * _ring_seconds_KB(model, tp, tokens, context, context_link)
         forward_PKB[reduce] += ring_KB
         backward_PKB[reduce] += (2.0 + again) * ring_KB
+        recompute_PKB[reduce] += again * ring_KB
+    if expert_exchange is not None:
+        sends_KB = expert_sends_KB(
+            model, tokens, expert_exchange, collective, sequence_parallel=sequence_parallel and tp > 1
+        )
+        forward_PKB[reduce] += sends_KB
+        backward_PKB[reduce] += (1.0 + again) * sends_KB
+        recompute_PKB[reduce] += again * sends_KB
 
     logits = tokens * (model.vocab / tp)
     head = pricer.head_time_B(tokens) * times.gemm.value * large_gemm_level(device, model.dtype)
@@ -278,6 +309,10 @@ def stage_work(
         forward_PKB=forward_PKB,
         backward_PKB=backward_PKB,
         overhead=(launch, launch * (2.0 + again)),
+        recompute_PKB=recompute_PKB,
+        ring_KB=3.0 * ring_KB,
+        sends_KB=2.0 * sends_KB,
+        again=again,
         first_forward_B=pricer.embedding_time_B(tokens),
         first_backward_B=operators.elementwise(2.0 * message),
         last_forward_B=head + operators.elementwise(_LOSS_FORWARD * logits),

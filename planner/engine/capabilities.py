@@ -95,6 +95,9 @@ def check_runnable(
     data_parallel: int = 1,
     expert_parallel: int = 1,
     disaggregated: bool = False,
+    context_parallel: int = 1,
+    virtual_stages: int = 1,
+    zero_stage: int | None = None,
 ) -> list[str]:
     """Reasons why the engine cannot run one instance; none means that it can.
 
@@ -112,6 +115,9 @@ def check_runnable(
         Copies within one deployment, and GPUs that share the experts.
     disaggregated
         Whether prefill and decode run apart.
+    context_parallel, virtual_stages, zero_stage
+        Of a training run: groups that share a sequence, model chunks of a stage, and what of the state is divided
+        (None leaves that out).
 
     Returns
     -------
@@ -156,6 +162,14 @@ def check_runnable(
         reasons.append(f"{engine.title} has no expert parallelism; {expert_parallel} ways were asked for")
     if disaggregated and not engine.disaggregation:
         reasons.append(f"{engine.title} cannot run prefill and decode apart")
+    if context_parallel > 1 and not engine.context_parallel:
+        reasons.append(f"{engine.title} has no context parallelism; {context_parallel} ways were asked for")
+    if virtual_stages > 1 and not engine.interleaving:
+        reasons.append(f"{engine.title} does not interleave; {virtual_stages} virtual stages were asked for")
+    if zero_stage is not None and zero_stage not in engine.zero_stages:
+        reasons.append(f"{engine.title} has no ZeRO {zero_stage}")
+    elif stages > 1 and zero_stage is not None and zero_stage not in engine.pipelined_zero_stages:
+        reasons.append(f"{engine.title} has ZeRO {zero_stage} without pipeline stages only; this instance has {stages}")
     return reasons
 
 

@@ -163,10 +163,11 @@ def overheads_of(fit: str, engine: str) -> dict[str, Any]:
     Parameters
     ----------
     fit
-        Name of the fit.
+        Name of the fit; ``"serving/vllm"`` takes the constants of another engine, as an estimate.
     engine
         Name of the engine. One that was not measured gets the mean of those that were, as an estimate.
     """
+    fit, _, other = fit.partition("/")
     found = load_fit(fit)
     latency, first = _bands(found)
     written: dict[str, Any] = {}
@@ -174,12 +175,14 @@ def overheads_of(fit: str, engine: str) -> dict[str, Any]:
         own = {key.split(".")[1]: value for key, value in found.constants.items() if key.startswith(f"{name}.")}
         if not own and name not in found.constants:
             continue
-        measured = not own or engine in own
-        value = found.constants[name] if not own else own[engine] if engine in own else fmean(own.values())
+        measured = not own or (not other and engine in own)
+        taken = other or engine
+        value = found.constants[name] if not own else own[taken] if taken in own else fmean(own.values())
+        whose = f"as {other}" if other else "mean of the engines that were measured"
         written[name] = {
             "value": value,
             "kind": "fitted" if measured else "estimated",
-            "source": found.source if measured else f"mean of the engines that were measured; {found.source}",
+            "source": found.source if measured else f"{whose}; {found.source}",
             "date": found.date,
             "error": first if name == "first_token" else latency,
         }

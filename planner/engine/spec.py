@@ -188,6 +188,11 @@ class EngineProfile(BaseModel):
     data_parallel, expert_parallel, disaggregation
         Whether it has data parallelism within one deployment, expert parallelism, and prefill and decode
         apart.
+    interleaving, context_parallel
+        Whether it trains with several model chunks on each stage, and with sequences divided over GPUs.
+    zero_stages, pipelined_zero_stages
+        What of the training state it can divide over data parallelism (`planner.plan.TrainingJob.zero_stage`), and
+        what of that in a pipeline of several stages.
     memory_fraction, memory_fraction_of
         Share of a GPU's memory it uses, and of what: ``"total"`` (weights, activations and KV within that
         share of all memory), ``"static"`` (weights and KV within it, activations outside) or ``"free"`` (KV
@@ -198,7 +203,8 @@ class EngineProfile(BaseModel):
     serving
         Defaults of a server; None where it does not serve.
     overhead
-        Its own time; in the file also the name of a fit in ``profiles/fits``.
+        Its own time; in the file also the name of a fit in ``profiles/fits``, as ``fit/engine`` with the constants of
+        another engine.
     offline_overhead
         The same in batch runs, where requests lie ready in its process; None: the same.
     training
@@ -231,6 +237,10 @@ class EngineProfile(BaseModel):
     data_parallel: bool
     expert_parallel: bool
     disaggregation: bool
+    interleaving: bool = False
+    context_parallel: bool = False
+    zero_stages: tuple[int, ...] = (0, 1)
+    pipelined_zero_stages: tuple[int, ...] = (0, 1)
     memory_fraction: Figure
     memory_fraction_of: Literal["total", "static", "free"]
     reserved_memory: Figure
@@ -253,6 +263,11 @@ class EngineProfile(BaseModel):
         if not 0 < figure.value <= 1:
             raise ValueError(f"{figure.value:g} is not a fraction in (0, 1]")
         return figure
+
+    @property
+    def default_zero_stage(self) -> int:
+        """How training state is divided where nothing is said: 1, or else the most that the engine has."""
+        return 1 if 1 in self.zero_stages else max(self.zero_stages)
 
     def serving_defaults(self) -> ServingDefaults:
         """Defaults of the server.

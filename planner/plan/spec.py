@@ -9,7 +9,15 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    TypeAdapter,
+    model_serializer,
+    model_validator,
+)
 
 from planner.dtypes import Dtype
 from planner.plan.certificate import Certificate
@@ -23,7 +31,10 @@ __all__ = [
     "ModelInput",
     "Plan",
     "Replica",
+    "Role",
+    "Route",
     "Schedule",
+    "ServedInput",
     "ServingInputs",
     "ServingPlan",
     "Stage",
@@ -69,6 +80,14 @@ class EngineInput(_Strict):
     sha256: str
 
 
+class ServedInput(_Strict):
+    """One of several models that share a cluster, and who asks for it."""
+
+    model: ModelInput
+    workload: Workload
+    weight: float = Field(default=1.0, gt=0, description="What a request of the model is worth beside the others.")
+
+
 class ServingInputs(_Strict):
     """Everything a serving plan follows from; the workload's summary is held whole, to recompute from."""
 
@@ -76,6 +95,21 @@ class ServingInputs(_Strict):
     cluster: ClusterInput
     engine: EngineInput
     workload: Workload
+    further: tuple[ServedInput, ...] = Field(default=(), description="The other models that share the cluster.")
+    weight: float = Field(default=1.0, gt=0, description="What a request of the model is worth beside the others.")
+
+    @property
+    def served(self) -> tuple[ServedInput, ...]:
+        """Every model with its workload, in order."""
+        return (ServedInput(model=self.model, workload=self.workload, weight=self.weight), *self.further)
+
+    @model_serializer(mode="wrap")
+    def _without_defaults(self, written: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Say nothing of further models where there is one: such plans read as they always did."""
+        fields: dict[str, Any] = written(self)
+        if not self.further:
+            del fields["further"], fields["weight"]
+        return fields
 
 
 class Stage(_Strict):
@@ -95,11 +129,19 @@ class Replica(_Strict):
     model: str
     role: Role
     engine: str
-    share: float = Field(ge=0, le=1, description="Fraction of the requests routed here.")
+    share: float = Field(ge=0, le=1, description="Fraction of the model's requests routed here.")
     stages: tuple[Stage, ...]
     concurrency: int = Field(ge=1, description="Requests in flight at most: the engine's sequence limit.")
     engine_arguments: dict[str, int | float | str] = Field(description="What the engine is to be told: its own flags.")
     predicted: dict[str, Figure]
+
+
+class Route(_Strict):
+    """Requests that one replica prefills and another decodes."""
+
+    prefill: str = Field(description="Id of the replica that computes the prompt.")
+    decode: str = Field(description="Id of the replica that its KV cache is sent to.")
+    share: float = Field(gt=0, le=1, description="Fraction of the model's requests that go this way.")
 
 
 class ServingPlan(_Strict):
@@ -110,8 +152,21 @@ class ServingPlan(_Strict):
     generator: str = Field(description="Package and version that wrote the plan.")
     inputs: ServingInputs
     replicas: tuple[Replica, ...]
+    routes: tuple[Route, ...] = Field(default=(), description="From prefill to decode replicas, where they are apart.")
     predicted: dict[str, Figure]
+    per_model: dict[str, dict[str, Figure]] = Field(
+        default_factory=dict, description="Figures of each model by its name, where several share the cluster."
+    )
     certificate: Certificate
+
+    @model_serializer(mode="wrap")
+    def _without_defaults(self, written: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Say nothing of routes and models where there are none: such plans read as they always did."""
+        fields: dict[str, Any] = written(self)
+        for name in ("routes", "per_model"):
+            if not fields[name]:
+                del fields[name]
+        return fields
 
 
 class TrainingJob(_Strict):
@@ -120,7 +175,11 @@ class TrainingJob(_Strict):
     global_batch: int = Field(ge=1, description="Sequences per optimizer step.")
     sequence_length: int = Field(ge=1, description="Tokens per sequence.")
     optimizer: Literal["adam", "sgd"] = "adam"
-    zero_stage: Literal[0, 1] = Field(default=1, description="0: all optimizer state on every GPU; 1: divided over DP.")
+    zero_stage: Literal[0, 1, 2, 3] = Field(
+        default=1,
+        description="What is divided over data parallelism. 0: nothing; 1: optimizer state; 2: gradients too;"
+        " 3: weights too, gathered layer by layer.",
+    )
 
 
 class TrainingInputs(_Strict):
@@ -133,14 +192,17 @@ class TrainingInputs(_Strict):
 
 
 class TrainingStage(_Strict):
-    """Consecutive layers on `dp` tensor-parallel groups that share each microbatch's samples."""
+    """Consecutive layers on `dp` tensor-parallel groups that share each microbatch's samples.
+
+    With context parallelism C (`Schedule.context_parallel`) each C groups in a row share the same sequences.
+    """
 
     devices: tuple[str, ...] = Field(description="GPUs as node/index: dp groups of tp, one group after the other.")
     layers: tuple[int, int] = Field(description="[first, end)")
     tp: int = Field(ge=1)
-    dp: int = Field(ge=1)
+    dp: int = Field(ge=1, description="Tensor-parallel groups: data times context parallelism.")
     microbatch_shares: tuple[int, ...] = Field(
-        description="Sequences of a microbatch that each of the dp groups takes."
+        description="Sequences of a microbatch that each of the dp groups takes, or takes its part of."
     )
     memory: Figure
     memory_limit: float
@@ -155,11 +217,31 @@ class TrainingStage(_Strict):
 class Schedule(_Strict):
     """How the pipeline is run."""
 
-    name: Literal["1f1b"] = "1f1b"
+    name: Literal["1f1b", "interleaved"] = "1f1b"
     microbatch_size: int = Field(ge=1, description="Sequences per microbatch and data-parallel group.")
     microbatches: int = Field(ge=1, description="Microbatches per iteration and data-parallel group.")
     recompute: Recompute
     sequence_parallel: bool
+    virtual_stages: int = Field(
+        default=1, ge=1, description="Model chunks on each stage, which then holds every S-th chunk of its order."
+    )
+    context_parallel: int = Field(default=1, ge=1, description="Tensor-parallel groups that share each sequence.")
+    expert_parallel: int = Field(
+        default=1, ge=1, description="Tensor-parallel groups of a stage that hold different experts."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, fields: Any) -> Any:
+        if isinstance(fields, dict) and "name" not in fields and fields.get("virtual_stages", 1) != 1:
+            return {"name": "interleaved", **fields}
+        return fields
+
+    @model_validator(mode="after")
+    def _name_fits(self) -> Self:
+        if (self.name == "interleaved") != (self.virtual_stages > 1):
+            raise ValueError(f"schedule {self.name} with {self.virtual_stages} virtual stages")
+        return self
 
 
 class TrainingPlan(_Strict):

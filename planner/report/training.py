@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING, Final
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from planner.engine.chunks import chunk_layers
 from planner.report.certificate import certificate_report
 from planner.report.serving import cluster_line, idle_line, model_line
 from planner.report.terminal import block, data_table, figure_table, heading, provenance_legend
 from planner.report.words import format_arguments, format_gpus, format_layers, format_memory, format_types
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from planner.cluster import Cluster
     from planner.engine import EngineProfile
     from planner.model import ModelSpec
@@ -51,6 +54,7 @@ def training_report(
         What the search took, in words; None where nothing was searched.
     """
     job, schedule = plan.inputs.job, plan.schedule
+    chunks = f" over {schedule.virtual_stages} chunks a stage" if schedule.virtual_stages > 1 else ""
     sequence_parallel = ", sequence parallel" if schedule.sequence_parallel else ""
     rows = {
         "model": model_line(model),
@@ -58,13 +62,23 @@ def training_report(
         "job": f"{job.global_batch:,} sequences of {job.sequence_length:,} tokens per step, {job.optimizer},"
         f" ZeRO {job.zero_stage}",
         "engine": f"{engine.title} {engine.version}",
-        "schedule": f"{schedule.name}, {schedule.microbatches} microbatches of {schedule.microbatch_size},"
+        "schedule": f"{schedule.name}{chunks}, {schedule.microbatches} microbatches of {schedule.microbatch_size},"
         f" recompute {schedule.recompute}{sequence_parallel}",
     }
+    degrees = [f"context {schedule.context_parallel}"] if schedule.context_parallel > 1 else []
+    degrees += [f"experts {schedule.expert_parallel}"] if schedule.expert_parallel > 1 else []
+    if degrees:
+        rows["parallel"] = ", ".join(degrees)
     columns = ["stage", "GPUs", "type", "layers", ">TP", ">DP", "shares", ">GiB per GPU"]
-    stages = [(str(s), *_row(stage, cluster)) for s, stage in enumerate(plan.stages)]
+    held = chunk_layers([stage.layers[1] - stage.layers[0] for stage in plan.stages], schedule.virtual_stages)
+    stages = [
+        (str(s), *_row(stage, cluster, held[s], schedule.context_parallel)) for s, stage in enumerate(plan.stages)
+    ]
     parts: list[RenderableType] = [heading("Training plan"), block(rows), Text()]
-    parts += [heading(f"Stages ({len(stages)})"), data_table(columns, stages, fold=("GPUs", "type", "shares"))]
+    parts += [
+        heading(f"Stages ({len(stages)})"),
+        data_table(columns, stages, fold=("GPUs", "type", "layers", "shares")),
+    ]
     parts += [figure_table(TRAINING_LABELS, plan.predicted), provenance_legend(plan.predicted)]
     parts += [idle_line(cluster, [gpu for stage in plan.stages for gpu in stage.devices]), Text()]
     if plan.engine_arguments:
@@ -75,13 +89,15 @@ def training_report(
     return Group(*parts)
 
 
-def _row(stage: TrainingStage, cluster: Cluster) -> tuple[str, ...]:
+def _row(
+    stage: TrainingStage, cluster: Cluster, chunks: Sequence[tuple[int, int]], context_parallel: int
+) -> tuple[str, ...]:
     return (
         format_gpus(stage.devices),
         format_types(cluster, stage.devices),
-        format_layers(stage.layers),
+        " ".join(format_layers(chunk) for chunk in chunks if chunk[1] > chunk[0]),
         str(stage.tp),
-        str(stage.dp),
+        str(stage.dp // context_parallel),
         _shares(stage.microbatch_shares),
         format_memory(stage.memory.value, stage.memory_limit),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -12,6 +12,8 @@ from planner.cost.replica import Operation, ReplicaPricer
 from planner.cost.serving import BATCH_GRID
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from planner.plan import ServingPlan
     from planner.search.problem import ServingProblem
     from planner.search.templates import StageKind
@@ -86,6 +88,21 @@ class Explanation:
     price_C: tuple[float, ...]
     alone_C: tuple[float, ...]
     alternatives: tuple[Alternative, ...]
+
+    def among(self, origin: Sequence[int]) -> Explanation:
+        """The same about fewer node classes: `origin` tells of which each of these is a part."""
+        parts = [[i for i, c in enumerate(origin) if c == whole] for whole in sorted(set(origin))]
+
+        def seen_from_whole(other: Alternative) -> Alternative:
+            stages = tuple((replace(kind, node_class=origin[kind.node_class]), n) for kind, n in other.stages)
+            return replace(other, stages=stages)
+
+        return replace(
+            self,
+            price_C=tuple(max(self.price_C[i] for i in mine) for mine in parts),
+            alone_C=tuple(sum(self.alone_C[i] for i in mine) for mine in parts),
+            alternatives=tuple(seen_from_whole(other) for other in self.alternatives),
+        )
 
 
 def explain_bindings(problem: ServingProblem, plan: ServingPlan) -> tuple[Binding, ...]:

@@ -39,6 +39,7 @@ from planner.search.problem import Budget, SearchResult, TrainingProblem
 from planner.search.stage_classes import StageClasses
 from planner.search.training_batch import make_batch, split_layers
 from planner.search.training_candidates import MAX_NODE_CLASSES, Candidates, Family, families
+from planner.search.training_fits import MAX_STAGES, deepest_pipeline
 from planner.search.training_infeasible import misfit, no_plan
 from planner.search.training_layout import Run, place_stages
 from planner.search.training_plan import build_training_plan
@@ -49,8 +50,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MAX_MICROBATCH", "MAX_STAGES", "search_metis"]
 
-# Stages of a pipeline unless the problem says otherwise, and sequences of a microbatch per data-parallel group.
-MAX_STAGES: Final = 16
+# Sequences of a microbatch per data-parallel group.
 MAX_MICROBATCH: Final = 32
 
 # Candidates of a fresh family that are looked at, and of those the most that are split, for an early good plan.
@@ -127,20 +127,24 @@ def search_metis(problem: TrainingProblem, budget: Budget, /) -> SearchResult[Tr
     InputError
         If a pipeline may have less than one stage.
     UnsupportedError
-        If the engine does not train.
+        If the engine does not train, or gradients or weights are to be divided.
     InfeasibleError
         If nothing fits; names the stage that comes closest.
     TimeLimitError
         If the time limit passed without a plan; where the closest stage does not fit either, with its numbers.
     """
+    if problem.job.zero_stage > 1:
+        raise UnsupportedError(
+            f"this method divides no more than optimizer state (ZeRO 1), not ZeRO {problem.job.zero_stage}\n"
+            "try: --method exact"
+        )
     started = time.monotonic()
     engine, job = problem.engine, problem.job
     if "training" not in engine.tasks:
         raise UnsupportedError(f"{engine.title} is offered for {' and '.join(engine.tasks)}, not for training")
     if problem.max_stages is not None and problem.max_stages < 1:
         raise InputError(f"is {problem.max_stages}", field="max_stages", expected="a whole number >= 1")
-    most = min(problem.max_stages or MAX_STAGES, problem.model.num_layers, problem.cluster.num_gpus)
-    most = min(most, engine.max_pipeline or most) if engine.pipeline else 1
+    most = deepest_pipeline(problem)
     sizes = tuple(b for b in range(1, min(MAX_MICROBATCH, job.global_batch) + 1) if job.global_batch % b == 0)
     stages = StageClasses(problem, sizes, most)
     known: list[tuple[Array, Family]] = []

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TypeAlias
 
+from planner.cluster import Cluster
 from planner.errors import SolverError
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from planner.cluster import Cluster
-
-__all__ = ["StageGroup", "pack"]
+__all__ = ["Packing", "StageGroup", "pack"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +18,13 @@ class StageGroup:
 
     node_class: int
     tp: int
+
+
+# Cluster, stages of each replica, and the sizes that nodes are to hold: GPUs by replica and stage.
+Packing: TypeAlias = Callable[
+    [Cluster, Sequence[Sequence[StageGroup]], Mapping[int, Sequence[Sequence[int]]] | None],
+    list[list[tuple[str, ...]]],
+]
 
 
 def pack(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Generic, Literal, Protocol, TypeVar
 
 from planner.cluster import Cluster
 from planner.engine import EngineProfile
+from planner.errors import InputError
 from planner.model import ModelSpec
 from planner.plan import Plan, TrainingJob
 from planner.workload import Workload
@@ -17,11 +19,31 @@ from planner.workload import Workload
 if TYPE_CHECKING:
     from planner.search.explain import Explanation
 
-__all__ = ["Budget", "Progress", "SearchResult", "Searcher", "ServingObjective", "ServingProblem", "TrainingProblem"]
+__all__ = [
+    "Budget",
+    "FleetObjective",
+    "FleetProblem",
+    "Progress",
+    "Roles",
+    "SearchResult",
+    "Searcher",
+    "ServedModel",
+    "ServingObjective",
+    "ServingProblem",
+    "TrainingProblem",
+]
 
 # Requests/s within the SLO; USD/h, or GPUs, of a plan that serves the workload's rate; seconds per output token of one
 # that does. "auto" is the least cost where there is a rate that can be met, and else the greatest goodput.
 ServingObjective = Literal["auto", "goodput", "cost", "gpus", "tpot"]
+
+# The greatest factor by which the rates of all models can be multiplied; the greatest weighted sum of requests/s within
+# the SLO, of no model more than its rate; USD/h, or GPUs, of serving all rates. "auto" is the least cost where all
+# models have a rate and all are met, else the greatest factor; the greatest goodput where a model has no rate.
+FleetObjective = Literal["auto", "scale", "goodput", "cost", "gpus"]
+
+# Replicas that prefill and decode together; that do the one or the other; or whichever is best.
+Roles = Literal["colocated", "disaggregated", "any"]
 
 # Told what is being done, and the share of the whole that is done (0 to 1).
 Progress = Callable[[str, float], None]
@@ -39,6 +61,8 @@ class ServingProblem:
         Most pipeline stages of a replica; None lets the method choose.
     objective
         What the plan is to be best at; see `ServingObjective`.
+    roles
+        Whether replicas prefill and decode together; see `Roles`.
     """
 
     model: ModelSpec
@@ -47,6 +71,68 @@ class ServingProblem:
     workload: Workload
     max_stages: int | None = None
     objective: ServingObjective = "auto"
+    roles: Roles = "colocated"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServedModel:
+    """A model, who asks for it, and what a request of it is worth beside those of other models."""
+
+    model: ModelSpec
+    workload: Workload
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FleetProblem:
+    """Place replicas of several models on one cluster, each for a workload of its own.
+
+    Parameters
+    ----------
+    served
+        The models, each once.
+    cluster, engine
+        Where, under which engine.
+    max_stages, roles
+        As of `ServingProblem`, for all of them.
+    objective
+        What the plan is to be best at; see `FleetObjective`.
+    """
+
+    served: tuple[ServedModel, ...]
+    cluster: Cluster
+    engine: EngineProfile
+    max_stages: int | None = None
+    objective: FleetObjective = "auto"
+    roles: Roles = "colocated"
+
+    def __post_init__(self) -> None:
+        """Check that the models can be told apart."""
+        names = [one.model.name for one in self.served]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if not names or twice:
+            raise InputError(
+                f"{', '.join(twice)} listed more than once" if twice else "no model to serve",
+                field="models",
+                expected="at least one model, and each once",
+                hint="for one model with two workloads, give the second a copy of its config under another name",
+            )
+        for one in self.served:
+            if not (math.isfinite(one.weight) and one.weight > 0):
+                raise InputError(f"{one.weight}", field="weight", expected="a number above 0")
+
+    def alone(self, index: int, *, roles: Roles = "colocated") -> ServingProblem:
+        """One of the models as if it had the cluster to itself: its greatest goodput."""
+        one = self.served[index]
+        return ServingProblem(
+            model=one.model,
+            cluster=self.cluster,
+            engine=self.engine,
+            workload=one.workload,
+            max_stages=self.max_stages,
+            objective="goodput",
+            roles=roles,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

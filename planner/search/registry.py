@@ -9,11 +9,13 @@ from typing import Final
 from planner.errors import InputError, unknown_name
 from planner.plan import ServingPlan, TrainingPlan
 from planner.search.baselines import search_even, search_even_sglang, search_even_vllm, search_pools
+from planner.search.exact import search_exact
 from planner.search.helr import search_he, search_helr, search_helr_bottleneck, search_lr
 from planner.search.hexgen import search_hexgen
 from planner.search.metis import search_metis
 from planner.search.problem import Searcher, ServingProblem, TrainingProblem
 from planner.search.serving import search_templates
+from planner.search.training.uniform import search_uniform
 from planner.search.volunteers import search_petals, search_swarm
 
 __all__ = ["COMPARED", "SERVING_METHODS", "TRAINING_METHODS", "serving_method", "training_method"]
@@ -33,7 +35,11 @@ SERVING_METHODS: Final[Mapping[str, Searcher[ServingProblem, ServingPlan]]] = {
     "petals": search_petals,
     "swarm": search_swarm,
 }
-TRAINING_METHODS: Final[Mapping[str, Searcher[TrainingProblem, TrainingPlan]]] = {"metis": search_metis}
+TRAINING_METHODS: Final[Mapping[str, Searcher[TrainingProblem, TrainingPlan]]] = {
+    "exact": search_exact,
+    "metis": search_metis,
+    "uniform": search_uniform,
+}
 
 # What a comparison of all methods runs: the exact one, those of the literature, and what people do by hand.
 COMPARED: Final = (

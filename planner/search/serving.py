@@ -14,24 +14,29 @@ between the two is the certificate's gap.
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from planner.cost.prediction import PlacedStage, ServingPrediction
 from planner.cost.serving import BATCH_GRID, Demand
-from planner.errors import InputError, TimeLimitError
+from planner.errors import InfeasibleError, InputError, TimeLimitError
 from planner.plan import Certificate, ServingPlan, certify
 from planner.search.explain import Explanation, explain_bindings
+from planner.search.fleet import search_fleet
 from planner.search.infeasible import explain_infeasible
 from planner.search.least_latency import search_least_tpot
-from planner.search.packing import StageGroup, pack
-from planner.search.problem import Budget, SearchResult, ServingProblem
+from planner.search.links import alike_by_links
+from planner.search.packing import Packing, StageGroup, pack
+from planner.search.problem import Budget, FleetProblem, SearchResult, ServedModel, ServingProblem
 from planner.search.serving_plan import build_serving_plan
+from planner.search.settling import Settler
 from planner.search.template_choice import Choice, TemplateChooser
 from planner.search.template_pool import MOST_MULTISETS, enumerate_multisets, most_stages, orders
 from planner.search.template_pricer import TemplatePricer
 from planner.search.templates import StageKind, Templates, stage_kinds
+from planner.search.units import pack_units, unit_master
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,6 +47,10 @@ _MAX_STAGES: Final = 8  # longer pipelines are tried only where shorter ones can
 _LONG_STAGES: Final = 16
 _DEMAND_ROUNDS: Final = 4  # times that a plan is made for a demand which its real links may leave it short of
 _CLOSED: Final = 1e-4  # relative distance at which value and bound count as one, as solvers of integer programs do
+_MOST_CLASSES: Final = 6  # that nodes are divided into by their links; the pool grows with their third power
+_MOST_CLASSES_ANY_TP: Final = 4
+_EQUAL: Final = 1e-9  # relative distance of what counts as equal
+_LEAST_LEFT: Final = 0.3  # seconds
 _AS_PROMISED: Final = 0.995  # of what templates promise with the fastest links; a plan that reaches it has good ones
 _PER_SECOND: Final = 2_000  # multisets that a second of the time limit buys
 _NEAREST: Final = 40  # multisets that are priced to say how far off an SLO is
@@ -61,8 +70,28 @@ def search_templates(problem: ServingProblem, budget: Budget) -> SearchResult[Se
     TimeLimitError
         If the time limit passes before any replica that can serve is found.
     """
+    if problem.roles != "colocated":
+        return search_fleet(_as_fleet(problem), budget)
     if problem.objective == "tpot":
         return search_least_tpot(problem, budget, search_templates)
+    result = _search_by_links(problem, budget)
+    if problem.engine.tensor_parallel == "per_stage":
+        result = _at_least_with_one_tp(problem, budget, result)
+    return result
+
+
+def _search_by_links(problem: ServingProblem, budget: Budget) -> SearchResult[ServingPlan]:
+    """Search with nodes set apart whose links differ, where that makes few enough kinds of stages."""
+    uniform = problem.engine.tensor_parallel == "uniform"
+    cluster, origin = alike_by_links(problem.cluster, most=_MOST_CLASSES if uniform else _MOST_CLASSES_ANY_TP)
+    if len(origin) == len(problem.cluster.classes):
+        return _search(problem, budget)
+    found = _search(replace(problem, cluster=cluster), budget)
+    told = None if found.explanation is None else found.explanation.among(origin)
+    return replace(found, explanation=told)
+
+
+def _search(problem: ServingProblem, budget: Budget) -> SearchResult[ServingPlan]:
     if problem.objective in {"cost", "gpus"} and problem.workload.rate is None:
         raise InputError(
             f"the objective {problem.objective} needs a rate to serve", expected="a rate", hint="--rate 5, say"
@@ -89,6 +118,58 @@ def search_templates(problem: ServingProblem, budget: Budget) -> SearchResult[Se
     raise explain_infeasible(problem, kinds, _nearest(pricer, chooser))
 
 
+def _as_fleet(problem: ServingProblem) -> FleetProblem:
+    """One model with prefill and decode replicas: a fleet of one."""
+    if problem.objective == "tpot":
+        raise InputError(
+            "the least TPOT is searched for among colocated replicas only",
+            field="roles",
+            expected="the objective goodput, cost or gpus",
+        )
+    return FleetProblem(
+        served=(ServedModel(model=problem.model, workload=problem.workload),),
+        cluster=problem.cluster,
+        engine=problem.engine,
+        max_stages=problem.max_stages,
+        objective=problem.objective,
+        roles=problem.roles,
+    )
+
+
+def _at_least_with_one_tp(
+    problem: ServingProblem, budget: Budget, result: SearchResult[ServingPlan]
+) -> SearchResult[ServingPlan]:
+    """The better of a result and of what an engine with one TP for all stages would get, within the bound of the first.
+
+    What is best with any TP per stage is best before it is placed: slow links, or the time limit, may leave less of it.
+    """
+    found = result.plan.certificate
+    if found.gap <= _EQUAL:
+        return result
+    strict = replace(problem, engine=problem.engine.model_copy(update={"tensor_parallel": "uniform"}))
+    left = replace(budget, time_limit=max(budget.remaining(), _LEAST_LEFT), started=time.monotonic(), progress=None)
+    try:
+        other = _search_by_links(strict, left).plan
+    except (InfeasibleError, TimeLimitError):
+        return result
+    theirs = other.certificate
+    sign = 1.0 if found.sense == "max" else -1.0
+    if theirs.objective != found.objective or sign * (theirs.value - found.value) <= _EQUAL * abs(found.value):
+        return result
+    placed = [[PlacedStage(stage.devices, stage.layers) for stage in replica.stages] for replica in other.replicas]
+    certificate = certify(
+        objective=found.objective,
+        sense=found.sense,
+        unit=found.unit,
+        value=theirs.value,
+        bound=max(found.bound, theirs.value) if found.sense == "max" else min(found.bound, theirs.value),
+        proven=found.proven and abs(theirs.value - found.bound) <= _CLOSED * abs(found.bound),
+        method=found.method,
+        family=found.family,
+    )
+    return replace(result, plan=build_serving_plan(problem, placed, certificate))
+
+
 def gpu_prices(problem: ServingProblem) -> list[float]:
     """Price of a GPU-hour of each class; 1 each where not all are known."""
     known = [c.price_per_gpu_hour for c in problem.cluster.classes]
@@ -111,6 +192,7 @@ class _Planner:
         self._problem, self._kinds = chooser.problem, chooser.kinds
         self._family = _in_words(self._problem, self._kinds, depth)
         self._chosen: Choice | None = None
+        self._settler: Settler | None = None
         self._all_priced = not self._unpriced()
         if self._problem.objective == "gpus":
             self._all_priced = False
@@ -192,22 +274,30 @@ class _Planner:
         if choice is None:
             return None
         plan = self._greatest_of(choice, choice)
-        promised = float(choice.templates.rate_B @ choice.copies_T)
-        if _reached(plan) < promised * _AS_PROMISED:
-            # its links are slower than the fastest of their kind: try what needs fewer of them
-            for among_M in self._chooser.values.parts().values():
-                try:
-                    other = self._chooser.choose_among(among_M)
-                except TimeLimitError:
-                    break
-                if other is not None:
-                    candidate = self._greatest_of(other, choice)
-                    if _reached(candidate) > _reached(plan) * (1 + 1e-9):
-                        plan = candidate
+        if _reached(plan) >= _promised(choice) * (1 - _CLOSED):
+            return plan
+        # stages that should share a node do not: choose what can be placed as it was priced
+        chooser = self._chooser
+        units = unit_master(self._problem.cluster, self._kinds, chooser.values.pool, self._cost_J)
+        everything_M = np.ones(len(chooser.values.up_M), dtype=bool)
+        parts = chooser.values.parts().values()
+        tries = [(units, everything_M, pack_units), *((None, among_M, pack) for among_M in parts)]
+        for program, among_M, packing in tries:
+            try:
+                other = chooser.choose_among(among_M, program)
+            except TimeLimitError:
+                break
+            if other is None:
+                continue
+            candidate = self._greatest_of(other, choice, packing=packing)
+            if _reached(candidate) > _reached(plan) * (1 + _EQUAL):
+                plan = candidate
+            if program is units and _reached(candidate) >= _promised(other) * _AS_PROMISED:
+                break  # what the others may find has slower links than it is priced with
         return plan
 
-    def _greatest_of(self, chosen: Choice, choice: Choice) -> ServingPlan:
-        """Plan of a choice, within the bound of another."""
+    def _greatest_of(self, chosen: Choice, choice: Choice, *, packing: Packing = pack) -> ServingPlan:
+        """Plan of a choice, within the bound of another; layers are split anew where links are not as priced."""
 
         def certificate(prediction: ServingPrediction) -> Certificate:
             value = prediction.figures["goodput"].value if "goodput" in prediction.figures else 0.0
@@ -223,9 +313,15 @@ class _Planner:
                 family=self._family,
             )
 
-        return build_serving_plan(self._problem, self._placed(chosen), certificate)
+        placed = self._placed(chosen, packing)
+        plan = build_serving_plan(self._problem, placed, certificate)
+        if _reached(plan) < _promised(chosen) * (1 - _CLOSED):
+            self._settler = self._settler or Settler(self._problem)
+            settled = build_serving_plan(self._problem, self._settler.settle(placed), certificate)
+            plan = settled if _reached(settled) > _reached(plan) else plan
+        return plan
 
-    def _placed(self, choice: Choice) -> list[list[PlacedStage]]:
+    def _placed(self, choice: Choice, packing: Packing = pack) -> list[list[PlacedStage]]:
         """Write each chosen copy with its GPUs, the fastest replicas first."""
         self._chosen = self._chosen or choice
         pool, kinds = self._chooser.values.polished(choice.templates), self._kinds
@@ -233,7 +329,7 @@ class _Planner:
         rows = [int(t) for t in order for _ in range(int(choice.copies_T[t]))]
         groups = [[StageGroup(kinds[j].node_class, kinds[j].tp) for j in pool.kinds_BS[t] if j >= 0] for t in rows]
         placed = []
-        for t, stages in zip(rows, pack(self._problem.cluster, groups, choice.fills), strict=True):
+        for t, stages in zip(rows, packing(self._problem.cluster, groups, choice.fills), strict=True):
             bounds = pool.bounds_BS1[t]
             placed.append([PlacedStage(gpus, (int(bounds[s]), int(bounds[s + 1]))) for s, gpus in enumerate(stages)])
         return placed
@@ -241,6 +337,11 @@ class _Planner:
 
 def _reached(plan: ServingPlan) -> float:
     return plan.predicted["goodput"].value if "goodput" in plan.predicted else 0.0
+
+
+def _promised(choice: Choice) -> float:
+    """Requests/s with the links that templates are priced with."""
+    return float(choice.templates.rate_B @ choice.copies_T)
 
 
 def _in_words(problem: ServingProblem, kinds: Sequence[StageKind], depth: int) -> str:

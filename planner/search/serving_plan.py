@@ -22,10 +22,14 @@ from planner.version import __version__
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from planner.cluster import Cluster
     from planner.cost.prediction import ServingPrediction
+    from planner.engine import EngineProfile
+    from planner.model import ModelSpec
+    from planner.plan import Role
     from planner.search.problem import ServingProblem
 
-__all__ = ["build_serving_plan"]
+__all__ = ["build_serving_plan", "cluster_input", "engine_input", "model_input", "plan_replica"]
 
 
 def build_serving_plan(
@@ -48,21 +52,13 @@ def build_serving_plan(
     return ServingPlan(
         generator=f"hetplan {__version__}",
         inputs=ServingInputs(
-            model=ModelInput(
-                name=problem.model.source,
-                sha256=problem.model.sha256,
-                weight_dtype=problem.model.weight_dtype,
-                kv_dtype=problem.model.kv_dtype,
-            ),
-            cluster=ClusterInput(name=problem.cluster.source, sha256=problem.cluster.sha256),
-            engine=EngineInput(
-                name=problem.engine.loaded_from or problem.engine.name,
-                sha256=sha256_of(problem.engine.model_dump_json()),
-            ),
+            model=model_input(problem.model),
+            cluster=cluster_input(problem.cluster),
+            engine=engine_input(problem.engine),
             workload=problem.workload,
         ),
         replicas=tuple(
-            _replica(problem, f"r{index}", stages, predicted, share)
+            plan_replica(problem, f"r{index}", stages, predicted, share)
             for index, (stages, predicted, share) in enumerate(
                 zip(replicas, prediction.replicas, prediction.shares, strict=True)
             )
@@ -72,13 +68,42 @@ def build_serving_plan(
     )
 
 
-def _replica(
-    problem: ServingProblem, name: str, stages: Sequence[PlacedStage], predicted: ReplicaPrediction, share: float
+def model_input(model: ModelSpec) -> ModelInput:
+    """Name a model so that a check finds the same one."""
+    return ModelInput(name=model.source, sha256=model.sha256, weight_dtype=model.weight_dtype, kv_dtype=model.kv_dtype)
+
+
+def cluster_input(cluster: Cluster) -> ClusterInput:
+    """Name a cluster so that a check finds the same one."""
+    return ClusterInput(name=cluster.source, sha256=cluster.sha256)
+
+
+def engine_input(engine: EngineProfile) -> EngineInput:
+    """Name an engine so that a check finds the same one."""
+    return EngineInput(name=engine.loaded_from or engine.name, sha256=sha256_of(engine.model_dump_json()))
+
+
+def plan_replica(
+    problem: ServingProblem,
+    name: str,
+    stages: Sequence[PlacedStage],
+    predicted: ReplicaPrediction,
+    share: float,
+    role: Role = "both",
 ) -> Replica:
+    """Write one replica down.
+
+    Parameters
+    ----------
+    problem
+        Model, engine and workload.
+    name, stages, predicted, share, role
+        Of the replica.
+    """
     return Replica(
         id=name,
         model=problem.model.name,
-        role="both",
+        role=role,
         engine=problem.engine.name,
         share=share,
         stages=tuple(
@@ -99,6 +124,7 @@ def _replica(
             concurrency=predicted.concurrency,
             longest=problem.workload.total.max,
             max_context=problem.model.max_context,
+            role=role,
         ),
         predicted=predicted.figures,
     )

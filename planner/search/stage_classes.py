@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from planner.cost.memory import tensor_parallel_fault
-from planner.cost.training import boundary_bytes, tied_exchange
+from planner.cost.training import boundary_bytes, context_link, tied_exchange
 from planner.cost.training_attention import has_flash_attention, sequence_parallel_fault
+from planner.cost.training_experts import expert_collectives, expert_parameters_K
 from planner.cost.training_links import Groups, gradient_rings, hop_terms, tensor_parallel_collective
 from planner.cost.training_memory import activations, end_parameters, layer_parameters_K, memory_limit, state_bytes
 from planner.cost.training_replica import update_terms
@@ -56,6 +57,8 @@ class StageClass:
         Seconds of a microbatch: a layer, and what the first and the last stage add.
     parameters_K, first_parameters, last_parameters, both_parameters
         Parameters per GPU: of a layer, and of what the first, the last or an only stage adds.
+    apart_K
+        Parameters of a layer's experts where groups hold different ones; `parameters_K` is then without them.
     saved_RMK, working_RM, logits_M
         Bytes of activations: per layer and microbatch in flight, once per stage, and on the last stage.
     limit
@@ -71,6 +74,7 @@ class StageClass:
     first_M: Array
     last_M: Array
     parameters_K: Array
+    apart_K: Array
     first_parameters: float
     last_parameters: float
     both_parameters: float
@@ -91,6 +95,8 @@ class StageClasses:
         Microbatch sizes, sequences per data-parallel group.
     max_stages
         Most stages of a pipeline.
+    context_parallel, expert_parallel
+        Groups that share each sequence, and groups that hold different experts; both are among the data-parallel ones.
 
     Attributes
     ----------
@@ -99,7 +105,7 @@ class StageClasses:
     recomputes
         Ways to recompute that may pay.
     degrees
-        Data-parallel degrees: divisors of the batch.
+        Groups of a stage: data-parallel degrees, divisors of the batch, times `context_parallel`.
     microbatches_DM
         Microbatches per iteration; 0 where the batch does not divide.
     state_D
@@ -108,8 +114,17 @@ class StageClasses:
         Share of the model that a stage has room for, at most: layers only, and no activations.
     """
 
-    def __init__(self, problem: TrainingProblem, sizes: tuple[int, ...], max_stages: int) -> None:
+    def __init__(
+        self,
+        problem: TrainingProblem,
+        sizes: tuple[int, ...],
+        max_stages: int,
+        *,
+        context_parallel: int = 1,
+        expert_parallel: int = 1,
+    ) -> None:
         self.problem, self.sizes, self.max_stages = problem, sizes, max_stages
+        self.context_parallel, self.expert_parallel = context_parallel, expert_parallel
         self.model = mixed_precision(problem.model)
         self.sequence_M = np.array(sizes, dtype=float)
         devices = [one.device for one in problem.cluster.classes]
@@ -122,10 +137,14 @@ class StageClasses:
             for parallel in self._sequence_parallel(tp, undivided=undivided)
         )
         batch, most = problem.job.global_batch, max((len(one.groups) for one in self.classes), default=0)
-        self.degrees = tuple(d for d in range(1, most + 1) if batch % d == 0)
+        each = context_parallel
+        self.degrees = tuple(
+            d * each for d in range(1, most // each + 1) if batch % d == 0 and d * each % expert_parallel == 0
+        )
         D, J, P = len(self.degrees), len(self.classes), max_stages
         self.microbatches_DM = np.array(
-            [[batch // (d * b) if batch % (d * b) == 0 else 0 for b in sizes] for d in self.degrees], dtype=np.int64
+            [[batch * each // (d * b) if batch * each % (d * b) == 0 else 0 for b in sizes] for d in self.degrees],
+            dtype=np.int64,
         ).reshape(D, len(sizes))
         self.state_D = np.array([state_bytes(problem.job, d) for d in self.degrees])
         self.room_DJ = self._room_DJ()
@@ -139,10 +158,12 @@ class StageClasses:
         """Powers of two that divide a node and that the model allows."""
         size = self.problem.cluster.classes[node_class].gpus_per_node
         degrees = [2**exponent for exponent in range(size.bit_length()) if size % 2**exponent == 0]
-        return [tp for tp in degrees if tensor_parallel_fault(self.problem.model, tp) is None]
+        degrees = [tp for tp in degrees if tensor_parallel_fault(self.problem.model, tp) is None]
+        together = max(self.context_parallel, self.expert_parallel)
+        return [tp for tp in degrees if self.problem.cluster.classes[node_class].num_gpus >= tp * together]
 
     def _divides(self, tp: int) -> bool:
-        return self.problem.job.sequence_length % tp == 0
+        return self.problem.job.sequence_length % (tp * self.context_parallel) == 0
 
     def _sequence_parallel(self, tp: int, *, undivided: bool) -> list[bool]:
         """With sequence parallelism where that is possible; without where it, or that of another kind, is not."""
@@ -176,7 +197,8 @@ class StageClasses:
         device = problem.cluster.classes[node_class].device
         groups = class_groups(problem.cluster, node_class, tp)
         collective = tensor_parallel_collective(problem.cluster, groups[0])
-        length = problem.job.sequence_length
+        length, context, experts = problem.job.sequence_length, self.context_parallel, self.expert_parallel
+        exchange = expert_collectives(problem.cluster, [groups[:experts]], experts)[0]
         works = [
             stage_work(
                 model,
@@ -187,6 +209,9 @@ class StageClasses:
                 sequence_length=length,
                 recompute=recompute,
                 sequence_parallel=sequence_parallel,
+                context_parallel=context,
+                context_link=context_link(problem.cluster, groups, context),
+                expert_exchange=exchange,
             )
             for recompute in self.recomputes
         ]
@@ -195,13 +220,15 @@ class StageClasses:
                 model,
                 tp,
                 sequences_B=self.sequence_M,
-                sequence_length=length,
+                sequence_length=length / context,
                 recompute=recompute,
                 sequence_parallel=sequence_parallel,
+                expert_parallel=experts,
                 flash_attention=has_flash_attention(device),
             )
             for recompute in self.recomputes
         ]
+        apart_K = expert_parameters_K(model, tp) * (experts > 1)
         return StageClass(
             node_class=node_class,
             tp=tp,
@@ -211,7 +238,8 @@ class StageClasses:
             layer_RMK=np.stack([work.layer_KB.T for work in works]),
             first_M=works[0].first_B,
             last_M=works[0].last_B,
-            parameters_K=layer_parameters_K(model, tp),
+            parameters_K=layer_parameters_K(model, tp) - apart_K,
+            apart_K=apart_K / experts,
             first_parameters=end_parameters(model, tp, first=True, last=False),
             last_parameters=end_parameters(model, tp, first=False, last=True),
             both_parameters=end_parameters(model, tp, first=True, last=True),

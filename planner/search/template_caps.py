@@ -20,7 +20,14 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from planner.cost.memory import cached_tokens_L
-from planner.cost.serving import Iteration, PipelineTimes, SteadyState, hop_bytes, steady_state
+from planner.cost.serving import (
+    Iteration,
+    PipelineTimes,
+    SteadyState,
+    hop_bytes,
+    most_within_ttft,
+    steady_state,
+)
 from planner.search.template_rows import WHOLE, MultisetRows, StageCaps
 
 if TYPE_CHECKING:
@@ -251,8 +258,17 @@ class CapacityForm:
             best_B[open_B] = np.maximum(best_B[open_B], self._rate(some, here))
             next_B[open_B] -= 1
             rest_B[open_B] = self._ceiling(some, here, here - 1, lightest_B[open_B])
-        bound_B[alive_B] = np.maximum(best_B, np.where(next_B >= 0, rest_B, 0.0))
+        most_B = np.maximum(best_B, np.where(next_B >= 0, rest_B, 0.0))
+        bound_B[alive_B] = np.minimum(most_B, self._most_within_ttft(part))
         return bound_B
+
+    def _most_within_ttft(self, rows: MultisetRows) -> Array:
+        """Rate that the prefill queue allows at any decode batch: that of the lightest load."""
+        tables, start = self.tables, np.zeros(len(rows.kind), dtype=int)
+        if tables.slo.ttft is None:
+            return np.full(len(start), np.inf)
+        batch, times = tables.grid_G[start], self._times(rows, start)
+        return most_within_ttft(tables.demand, tables.first_token, batch, times, tables.slo.ttft)
 
     def _ceiling(self, rows: MultisetRows, at: IntArray, below: IntArray, lightest_B: Array) -> Array:
         """Rate that no decode batch up to `below` exceeds, `at` being no smaller than that."""
@@ -319,8 +335,10 @@ class CapacityForm:
         return np.asarray(enough & (through <= cycle_B * (1 + 1e-12)))
 
     def _feasible(self, rows: MultisetRows, at: IntArray) -> BoolArray:
-        """Whether the least latencies at a decode batch meet the SLO, and the stages hold the model."""
-        state = self._state(rows, at)
+        """Whether latencies at a decode batch may meet the SLO, and the stages hold the model."""
+        times = self._times(rows, at)
+        batch = self.tables.grid_G[at]
+        state = self.tables.slowed(self._steady(rows, at, times), batch, rows.stages, times)
         slo = self.tables.slo
         tpot = np.inf if slo.tpot is None else slo.tpot
         ttft = np.finfo(float).max if slo.ttft is None else slo.ttft
@@ -380,12 +398,17 @@ class CapacityForm:
         return hop_bytes(self.tables.model, batch + tokens)
 
     def _state(self, rows: MultisetRows, at: IntArray) -> SteadyState:
+        return self._steady(rows, at, self._times(rows, at))
+
+    def _steady(self, rows: MultisetRows, at: IntArray, times: PipelineTimes) -> SteadyState:
         tables = self.tables
-        times = PipelineTimes(
+        return steady_state(tables.demand, tables.first_token, tables.grid_G[at], rows.stages, times)
+
+    def _times(self, rows: MultisetRows, at: IntArray) -> PipelineTimes:
+        return PipelineTimes(
             slowest_B=self._fractional(rows, "mean", at),
             around_B=self._through(rows, "mean", at) + rows.back,
             chunk_slowest_B=self._fractional(rows, "chunk", at),
             chunk_through_B=self._through(rows, "chunk", at),
             full_slowest_B=self._fractional(rows, "full", at),
         )
-        return steady_state(tables.demand, tables.first_token, tables.grid_G[at], rows.stages, times)

@@ -22,7 +22,7 @@ from planner.errors import TimeLimitError
 from planner.search.explain import Alternative
 from planner.search.template_dp import TemplateDp
 from planner.search.template_listing import Unlisted, prices_of
-from planner.search.template_values import CAPS, ORDERED, PRICED, ROUGH, PoolValues
+from planner.search.template_values import PRICED, PoolValues
 from planner.search.templates import Templates
 from planner.solvers.master import Master, MasterProblem, MasterSolution, PoolRelaxation
 
@@ -37,9 +37,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Choice", "TemplateChooser"]
 
-_CAPS_AT_ONCE: Final = 3000  # multisets bounded by capacities in one go
-_ORDERED_AT_ONCE: Final = 40  # multisets bounded in every order in one go
-_PRICED_AT_ONCE: Final = 8  # multisets priced in one go, beside those that the program wants
 _MOST_COLUMNS: Final = 400  # of an integer program; the others enter its bound by their reduced cost
 _TOLD: Final = 5  # replicas that are told of, though not chosen
 _TURNS: Final = 6  # programs after which a plan near enough to the bound will do
@@ -117,13 +114,7 @@ class TemplateChooser:
     @property
     def looked_at(self) -> dict[str, int]:
         """What was looked at, and how closely."""
-        values = self.values
-        return {
-            "multisets": len(values.up_M),
-            "feasible": int((values.up_M > 0).sum()),
-            "bounded": int((values.level_M >= CAPS).sum()),
-            "templates": values.priced,
-        }
+        return self.values.looked_at
 
     @property
     def master(self) -> Master:
@@ -181,15 +172,17 @@ class TemplateChooser:
     def _ask(self, cost_J: Array, demand: float | None) -> None:
         self._cost_J, self._demand, self._master = np.asarray(cost_J, dtype=float), demand, None
 
-    def choose_among(self, among_M: BoolArray) -> Choice | None:
-        """Solve the program over some of the multisets; its bound holds for these alone."""
+    def choose_among(self, among_M: BoolArray, program: Master | None = None) -> Choice | None:
+        """Solve the program, or another over the pool, for some of the multisets; its bound holds for these alone."""
         values = self.values
-        others, rates = np.where(among_M, 0.0, values.up_M), values.rate_M
+        others, rates, usual = np.where(among_M, 0.0, values.up_M), values.rate_M, self._master
         values.up_M = np.where(among_M, values.up_M, 0.0)
         values.rate_M = np.where(among_M, rates, 0.0)
+        self._master = program or usual
         try:
             return self._solve(grows=False)
         finally:
+            self._master = usual
             values.up_M = np.where(among_M, values.up_M, others)
             values.rate_M = np.where(among_M, values.rate_M, rates)
 
@@ -214,7 +207,7 @@ class TemplateChooser:
                     return None
                 continue
             near, rest = self._near(relaxed, value)
-            if self._look_closer(near, relaxed):
+            if values.look_closer(near, relaxed.reduced_T):
                 relaxed = self._relaxed(relaxed.active, grows=grows)
                 if relaxed is None:
                     return None
@@ -243,7 +236,7 @@ class TemplateChooser:
             if best is not None and turns > _TURNS and self._distance(best, bound) <= _NEAR_ENOUGH:
                 break
             if fresh.size:
-                self._price_ordered(fresh, relaxed)
+                values.price_ordered(fresh, relaxed.reduced_T)
                 best = self._incumbent() or best
                 if not hopeful:
                     relaxed = self._relaxed(relaxed.active, grows=grows)
@@ -263,7 +256,7 @@ class TemplateChooser:
         copies_T = self._copies(best)
         used = np.flatnonzero(copies_T)
         return Choice(
-            templates=Templates.join([values.best[int(row)] for row in used]),
+            templates=values.best_of(used.tolist()),
             copies_T=copies_T[used],
             fills=dict(best.fills),
             bound=bound,
@@ -296,21 +289,9 @@ class TemplateChooser:
                 return None
             active = relaxed.active
             support = np.flatnonzero(relaxed.copies_T > 1e-9)
-            rough = support[values.level_M[support] == ROUGH]
             if self._late() and values.best:
                 return relaxed
-            if rough.size:
-                wanted = self._most_wanted(values.at(ROUGH), relaxed, _CAPS_AT_ONCE)
-                values.bound_by_caps(np.union1d(rough, wanted), relaxed.reduced_T)
-                continue
-            loose = support[values.level_M[support] == CAPS]
-            if loose.size:
-                wanted = self._most_wanted(values.at(CAPS), relaxed, _ORDERED_AT_ONCE)
-                values.bound_orders(np.union1d(loose, wanted))
-                continue
-            fresh = support[values.level_M[support] == ORDERED]
-            if fresh.size:
-                values.price(np.union1d(fresh, self._most_wanted(values.at(ORDERED), relaxed, _PRICED_AT_ONCE)))
+            if values.tighten(support, relaxed.reduced_T):
                 continue
             if not grows or not self._grown(relaxed):
                 return relaxed
@@ -335,28 +316,6 @@ class TemplateChooser:
             return gain
         return max(gain, self._unlisted.gain(prices_of(self.master, relaxed, self._cost_J)))
 
-    def _price_ordered(self, rows: IntArray, relaxed: PoolRelaxation) -> None:
-        """Price some multisets, and a few that promise most beside them."""
-        values = self.values
-        loose = rows[values.level_M[rows] < ORDERED]
-        if loose.size:
-            values.bound_orders(loose)
-        values.price(np.union1d(rows, self._most_wanted(values.at(ORDERED), relaxed, _PRICED_AT_ONCE)))
-
-    def _look_closer(self, near: IntArray, relaxed: PoolRelaxation) -> bool:
-        """Bound those of some multisets more tightly that are not yet; False where all are."""
-        values = self.values
-        rough = near[values.level_M[near] == ROUGH]
-        if rough.size:
-            wanted = self._most_wanted(values.at(ROUGH), relaxed, _CAPS_AT_ONCE)
-            values.bound_by_caps(np.union1d(rough, wanted), relaxed.reduced_T)
-            return True
-        best = self._most_wanted(near, relaxed, _ORDERED_AT_ONCE)
-        loose = best[values.level_M[best] == CAPS]
-        if loose.size:
-            values.bound_orders(loose)
-        return bool(loose.size)
-
     def _near(self, relaxed: PoolRelaxation, value: float) -> tuple[IntArray, float]:
         """Multisets that a better plan may contain, and the best reduced cost of those left out."""
         near = np.flatnonzero(relaxed.reduced_T >= value - relaxed.value - 1e-9 * abs(relaxed.value))
@@ -364,10 +323,6 @@ class TemplateChooser:
             return near, -math.inf
         order = near[np.argsort(-relaxed.reduced_T[near], kind="stable")]
         return np.sort(order[:_MOST_COLUMNS]), float(relaxed.reduced_T[order[_MOST_COLUMNS]])
-
-    def _most_wanted(self, rows: IntArray, relaxed: PoolRelaxation, most: int) -> IntArray:
-        share = relaxed.reduced_T[rows] / np.maximum(self.values.up_M[rows], 1e-300)
-        return np.asarray(rows[np.argsort(-share, kind="stable")[:most]])
 
     def _incumbent(self) -> MasterSolution | None:
         rate_M = self.values.rate_M

@@ -18,8 +18,16 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from planner.cost.serving import Iteration, PipelineTimes, SteadyState, hop_bytes, steady_state
+from planner.cost.serving import (
+    Iteration,
+    PipelineTimes,
+    SteadyState,
+    hop_bytes,
+    most_within_ttft,
+    steady_state,
+)
 from planner.partition import Objective, Partition, StageCosts, partition_layers
+from planner.search.exact_pricing import price_exactly
 from planner.search.template_tables import Stack, TemplateTables
 from planner.search.templates import StageKind, Templates
 
@@ -48,16 +56,20 @@ class TemplatePricer:
         What is to be served.
     kinds
         The stage kinds that templates refer to by position.
+    step
+        For replicas that decode only: seconds of a step beside what it takes inside one server; None: prompts are
+        computed too.
     """
 
-    def __init__(self, problem: ServingProblem, kinds: Sequence[StageKind]) -> None:
-        self.tables = TemplateTables(problem, kinds)
+    def __init__(self, problem: ServingProblem, kinds: Sequence[StageKind], *, step: float | None = None) -> None:
+        self.tables = TemplateTables(problem, kinds, step=step)
 
     def price(self, sequences: Sequence[tuple[int, ...]]) -> Templates:
         """Price templates given as sequences of stage kinds."""
         parts = [self._price(sequences[i : i + _CHUNK]) for i in range(0, len(sequences), _CHUNK)]
         width = max(part.kinds_BS.shape[1] for part in parts)
-        return Templates.join([part.padded(width, self.tables.model.num_layers) for part in parts])
+        joined = Templates.join([part.padded(width, self.tables.model.num_layers) for part in parts])
+        return price_exactly(self, joined)
 
     def _price(self, sequences: Sequence[tuple[int, ...]]) -> Templates:
         kinds_BS = np.full((len(sequences), max(len(q) for q in sequences)), -1)
@@ -111,26 +123,29 @@ class TemplatePricer:
             latencies, no split being faster.
         """
         grid_G, output = self.tables.grid_G, self.tables.demand.output
-        fits_B, light = self._relaxed(stack, np.zeros(len(stack.stages_B), dtype=int))
-        feasible_B = fits_B & self._meets(light)
-        bound_B = np.where(feasible_B, light.rate_B, 0.0)
+        start_B = np.zeros(len(stack.stages_B), dtype=int)
+        fits_B, light, slow = self._least(stack, start_B)
+        feasible_B = fits_B & self.meets(slow)
+        bound_B = np.where(feasible_B, slow.rate_B, 0.0)
         low_B, high_B = np.where(feasible_B, 0, -1), np.where(feasible_B, len(grid_G), 0)
         while True:
             rows = np.flatnonzero(high_B - low_B > 1)
             if not rows.size:
                 break
             at = (low_B[rows] + high_B[rows]) // 2
-            fits, state = self._relaxed(stack.take(rows), at)
-            feasible = fits & self._meets(state)
+            fits, state = self.relaxed(stack.take(rows), at)
+            feasible = fits & self.meets(state)
             bound_B[rows] = np.maximum(bound_B[rows], np.where(feasible, state.rate_B, 0.0))
             low_B[rows] = np.where(feasible, at, low_B[rows])
             high_B[rows] = np.where(feasible, high_B[rows], at)
         best_B, next_B, scans = low_B.copy(), low_B - 1, 0
         ceiling_B = np.zeros(len(bound_B))
         rows = np.flatnonzero(low_B >= 0)
-        ceiling_B[rows] = self._unlimited(stack.take(rows), low_B[rows])
+        ceiling_B[rows] = self.unlimited(stack.take(rows), low_B[rows])
+        queue_B = self._most_within_ttft(stack)
         while True:
             reachable_B = stack.stages_B * grid_G[np.maximum(next_B, 0)] / (output * light.tpot_B)
+            reachable_B = np.minimum(reachable_B, queue_B)
             loose_B = np.minimum(ceiling_B, reachable_B) > bound_B * _LOOSE
             rows = np.flatnonzero((next_B >= 0) & loose_B)
             if not rows.size or scans == _MOST_SCANS:
@@ -138,22 +153,49 @@ class TemplatePricer:
                 rest_B = np.where(next_B >= 0, np.minimum(ceiling_B, reachable_B), 0.0)
                 return np.maximum(bound_B, rest_B), best_B, fits_B, light
             part = stack.take(rows)
-            _, state = self._relaxed(part, next_B[rows])
+            _, state = self.relaxed(part, next_B[rows])
             better = state.rate_B > bound_B[rows]
             bound_B[rows[better]] = state.rate_B[better]
             best_B[rows[better]] = next_B[rows[better]]
-            ceiling_B[rows] = np.minimum(ceiling_B[rows], self._unlimited(part, next_B[rows]))
+            ceiling_B[rows] = np.minimum(ceiling_B[rows], self.unlimited(part, next_B[rows]))
             next_B[rows] -= 1
             scans += 1
 
-    def _unlimited(self, stack: Stack, at_B: IntArray) -> Array:
+    def unlimited(self, stack: Stack, at_B: IntArray) -> Array:
         """Rate without memory that no smaller decode batch exceeds."""
-        _, state = self._relaxed(stack, at_B, memory=False)
+        _, state, _ = self._least(stack, at_B, memory=False)
         slack_BS = self.tables.slack_JG[stack.kinds, at_B[:, None]]
         return np.asarray(state.rate_B * np.where(stack.present_BS, slack_BS, 1.0).max(axis=1))
 
-    def _relaxed(self, stack: Stack, at_B: IntArray, *, memory: bool = True) -> tuple[BoolArray, SteadyState]:
-        """Latencies that no split of the layers beats at a decode batch, and whether any split fits the memory."""
+    def relaxed(self, stack: Stack, at_B: IntArray) -> tuple[BoolArray, SteadyState]:
+        """Rate and latencies that no split of the layers beats at a decode batch, and whether any split fits.
+
+        Where the least cycle would miss the TTFT, the least that meets it.
+        """
+        fits_B, _, slow = self._least(stack, at_B)
+        return fits_B, slow
+
+    def _most_within_ttft(self, stack: Stack) -> Array:
+        """Rate that the prefill queue allows at any decode batch: that of the lightest load."""
+        ttft = self.tables.slo.ttft
+        if ttft is None:
+            return np.full(len(stack.stages_B), np.inf)
+        start_B = np.zeros(len(stack.stages_B), dtype=int)
+        times = self._least_times(stack, start_B)[1]
+        tables = self.tables
+        return most_within_ttft(tables.demand, tables.first_token, tables.grid_G[start_B], times, ttft)
+
+    def _least(
+        self, stack: Stack, at_B: IntArray, *, memory: bool = True
+    ) -> tuple[BoolArray, SteadyState, SteadyState]:
+        """Whether any split fits the memory, the state of least cycle, and the same where it must meet the TTFT."""
+        fits_B, times = self._least_times(stack, at_B, memory=memory)
+        state = self._steady(stack, at_B, times)
+        if not memory:
+            return fits_B, state, state
+        return fits_B, state, self.tables.slowed(state, self.tables.grid_G[at_B], stack.stages_B, times)
+
+    def _least_times(self, stack: Stack, at_B: IntArray, *, memory: bool = True) -> tuple[BoolArray, PipelineTimes]:
         least: dict[Iteration, Array] = {}
         through: dict[Iteration, Array] = {}
         fits_B = np.ones(len(at_B), dtype=bool)
@@ -172,7 +214,7 @@ class TemplatePricer:
             chunk_through_B=through["chunk"],
             full_slowest_B=least["full"],
         )
-        return fits_B, self._steady(stack, at_B, times)
+        return fits_B, times
 
     def _least_sum(self, stack: Stack, which: Iteration, at_B: IntArray, *, memory: bool) -> Array:
         """Least sum of the stage times; on stages of one kind every split has the same."""
@@ -246,8 +288,8 @@ class TemplatePricer:
         low_B, high_B = np.full(B, -1), np.where(known_B, limit, 0)
         rate_B, at_B = np.zeros(B), np.zeros(B, dtype=int)
         while True:
-            state = self._state(stack, bounds, at_B)
-            feasible_B = known_B & self._fits(stack, bounds, at_B) & self._meets(state)
+            state = self.state(stack, bounds, at_B)
+            feasible_B = known_B & self._fits(stack, bounds, at_B) & self.meets(state)
             rate_B = np.maximum(rate_B, np.where(feasible_B, state.rate_B, 0.0))
             low_B = np.where(feasible_B, np.maximum(low_B, at_B), low_B)
             high_B = np.where(feasible_B, high_B, np.minimum(high_B, at_B))
@@ -265,9 +307,30 @@ class TemplatePricer:
             fits_B = self._fits(part, bounds, at_B)
             if not fits_B.any():
                 break
-            state = self._state(part, bounds, at_B)
-            best_B[rows] = np.maximum(best_B[rows], np.where(fits_B & self._meets(state), state.rate_B, 0.0))
+            state = self.state(part, bounds, at_B)
+            best_B[rows] = np.maximum(best_B[rows], np.where(fits_B & self.meets(state), state.rate_B, 0.0))
         return best_B
+
+    def exhausted(self, templates: Templates) -> Templates:
+        """Take the split with the fastest slowest stage at every decode batch of the grid: the best, of equal stages.
+
+        Equal stages take as long in sum however the layers lie, so that no split is better at any batch, where prompts
+        are not computed; what is reached is then the bound.
+        """
+        stack = Stack.of(self.tables, templates.kinds_BS)
+        rate_B, bounds = templates.rate_B.copy(), templates.bounds_BS1.copy()
+        for at in range(len(self.tables.grid_G)):
+            at_B = np.full(len(rate_B), at, dtype=int)
+            split = partition_layers(self._costs(stack, "mean", at_B), "bottleneck")
+            if not split.feasible_B.any():
+                break
+            tried = np.where(split.feasible_B[:, None], split.bounds_BS1, bounds)
+            tried = np.where(tried >= 0, tried, 0)
+            state = self.state(stack, tried, at_B)
+            found_B = np.where(split.feasible_B & self._fits(stack, tried, at_B) & self.meets(state), state.rate_B, 0.0)
+            better = found_B > rate_B
+            rate_B[better], bounds[better] = found_B[better], tried[better]
+        return replace(templates, bounds_BS1=bounds, rate_B=rate_B, bound_B=rate_B.copy())
 
     def polished(self, templates: Templates) -> Templates:
         """Move single layers between neighbouring stages as long as that helps, then try every decode batch."""
@@ -293,7 +356,8 @@ class TemplatePricer:
         rate_B = np.maximum(rate_B, self._best_rates(stack, bounds))
         return replace(templates, bounds_BS1=bounds, rate_B=rate_B, bound_B=np.maximum(templates.bound_B, rate_B))
 
-    def _state(self, stack: Stack, bounds_BS1: IntArray, at_B: IntArray) -> SteadyState:
+    def state(self, stack: Stack, bounds_BS1: IntArray, at_B: IntArray) -> SteadyState:
+        """Latencies and rates of given splits at a decode batch."""
         tables = self.tables
         one_hot = np.eye(len(tables.model.kinds), dtype=int)[tables.kind_of_layer]
         prefix = np.concatenate([np.zeros((1, one_hot.shape[1]), dtype=int), one_hot.cumsum(axis=0)])
@@ -331,7 +395,8 @@ class TemplatePricer:
         limit = tables.capacity_J[stack.kinds] * (1 + 1e-12)
         return np.asarray((~stack.present_BS | (held_BS <= limit)).all(axis=-1))
 
-    def _meets(self, state: SteadyState) -> BoolArray:
+    def meets(self, state: SteadyState) -> BoolArray:
+        """Whether latencies are within the SLO."""
         slo = self.tables.slo
         tpot = np.inf if slo.tpot is None else slo.tpot
         ttft = np.finfo(float).max if slo.ttft is None else slo.ttft

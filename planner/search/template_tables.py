@@ -6,7 +6,7 @@ Legend: B batch of templates, S stage, L layer, J stage kind, K layer kind, G de
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,9 +21,17 @@ from planner.cost.memory import (
     weight_bytes_L,
 )
 from planner.cost.network import node_collective, wire_time
-from planner.cost.serving import BATCH_GRID, Demand, Iteration, stage_table
+from planner.cost.serving import (
+    BATCH_GRID,
+    Demand,
+    Iteration,
+    PipelineTimes,
+    SteadyState,
+    most_within_ttft,
+    stage_table,
+)
 from planner.engine import memory_budget
-from planner.search.links import fastest_link
+from planner.search.links import fastest_inside, fastest_link
 from planner.search.templates import StageKind
 
 if TYPE_CHECKING:
@@ -43,12 +51,15 @@ class TemplateTables:
         What is to be served.
     kinds
         The stage kinds that templates refer to by position.
+    step
+        As of `planner.search.template_pricer.TemplatePricer`.
     """
 
-    def __init__(self, problem: ServingProblem, kinds: Sequence[StageKind]) -> None:
+    def __init__(self, problem: ServingProblem, kinds: Sequence[StageKind], *, step: float | None = None) -> None:
         model, engine, cluster = problem.model, problem.engine, problem.cluster
         self.model, self.slo = model, problem.workload.slo
-        self.demand = demand = Demand.of(problem.workload, engine)
+        together = Demand.of(problem.workload, engine)
+        self.demand = demand = together if step is None else together.decoding(step)
         self.first_token = engine.overhead.first_token.value
         grid = np.asarray(BATCH_GRID, dtype=float)
         self.grid_G = grid[demand.runs(grid)]
@@ -86,10 +97,12 @@ class TemplateTables:
         self.tp_J = np.array([kind.tp for kind in kinds])
         self.class_J = np.array([kind.node_class for kind in kinds])
         self.node_size_J = np.array([c.gpus_per_node for c in classes])
-        self.inside_J = _links([c.intra_link for c in classes])
+        self.inside_J = _links([fastest_inside(c) for c in classes])
         indices = range(len(cluster.classes))
         fastest = [[fastest_link(cluster, a, b) if b >= a else None for b in indices] for a in indices]
-        between = [[fastest[min(a, b)][max(a, b)] or cluster.classes[a].intra_link for b in indices] for a in indices]
+        between = [
+            [fastest[min(a, b)][max(a, b)] or fastest_inside(cluster.classes[a]) for b in indices] for a in indices
+        ]
         across = [_links([between[a.node_class][b.node_class] for b in kinds]) for a in kinds]
         self.across_JJ = (np.stack([latency for latency, _ in across]), np.stack([byte for _, byte in across]))
 
@@ -119,6 +132,26 @@ class TemplateTables:
         alike = self.class_J[last_B] == self.class_J[first_B]
         back_B = np.where(alike, np.minimum(back_B, self.inside_J[0][first_B]), back_B)
         return found[0], found[1], np.where(kinds_BS[:, 1:2].max(axis=1, initial=-1) >= 0, back_B, 0.0)
+
+    def slowed(self, state: SteadyState, batch_B: Array, stages_B: IntArray, times: PipelineTimes) -> SteadyState:
+        """States that miss the TTFT, with a cycle so long that the prefill queue lets them meet it.
+
+        A relaxation whose cycle is the least of all may queue longer than a slower plan; what is left stays a bound.
+        """
+        if self.slo.ttft is None:
+            return state
+        rows = np.flatnonzero(state.ttft_B > self.slo.ttft)
+        if not rows.size:
+            return state
+        some = PipelineTimes(**{f.name: getattr(times, f.name)[rows] for f in fields(times)})
+        most = most_within_ttft(self.demand, self.first_token, batch_B[rows], some, self.slo.ttft)
+        rate = np.minimum(state.rate_B[rows], most)
+        met = rate > 0.0
+        rows, rate = rows[met], rate[met]
+        rate_B, tpot_B, ttft_B = state.rate_B.copy(), state.tpot_B.copy(), state.ttft_B.copy()
+        rate_B[rows], ttft_B[rows] = rate, self.slo.ttft
+        tpot_B[rows] = stages_B[rows] * batch_B[rows] / (self.demand.output * rate)
+        return replace(state, rate_B=rate_B, tpot_B=tpot_B, ttft_B=ttft_B)
 
     def _tp_of(self, kinds_B: IntArray) -> IntArray:
         return np.where(kinds_B >= 0, self.tp_J[kinds_B], 0)

@@ -16,6 +16,7 @@ import numpy as np
 
 from planner.search.template_caps import CapacityForm
 from planner.search.template_pool import MultisetPool, multisets_of, orders
+from planner.search.templates import Templates
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,11 +24,14 @@ if TYPE_CHECKING:
     from planner.cost._types import Array, BoolArray, IntArray
     from planner.search.problem import ServingProblem
     from planner.search.template_pricer import TemplatePricer
-    from planner.search.templates import StageKind, Templates
+    from planner.search.templates import StageKind
 
 __all__ = ["CAPS", "ORDERED", "PRICED", "ROUGH", "PoolValues"]
 
 ROUGH, CAPS, ORDERED, PRICED = 0, 1, 2, 3
+_CAPS_AT_ONCE: Final = 3000  # multisets bounded by capacities in one go
+_ORDERED_AT_ONCE: Final = 40  # multisets bounded in every order in one go
+_PRICED_AT_ONCE: Final = 8  # multisets priced in one go, beside those that must be
 _ATTRACTIVE: Final = 0.1  # of a multiset's value: by how much its room may be worth more, for it to be looked at again
 _MOST_ORDERS: Final = 24  # sequences of one multiset that are bounded one by one: those of four kinds
 _ORDERS_PRICED: Final = 3
@@ -113,6 +117,48 @@ class PoolValues:
             found.append(float(best))
         return found
 
+    def most_wanted(self, rows: IntArray, reduced_M: Array, most: int) -> IntArray:
+        """Those that are worth most beyond their price, for what they serve."""
+        share = reduced_M[rows] / np.maximum(self.up_M[rows], 1e-300)
+        return np.asarray(rows[np.argsort(-share, kind="stable")[:most]])
+
+    def tighten(self, rows: IntArray, reduced_M: Array) -> bool:
+        """Look one step closer at some multisets, and at others that promise most; False where all of them are priced.
+
+        Parameters
+        ----------
+        rows
+            The multisets; those that were looked at least are the ones that are taken.
+        reduced_M
+            What a copy is worth beyond its price, in units of what it serves.
+        """
+        rough = rows[self.level_M[rows] == ROUGH]
+        if rough.size:
+            wanted = self.most_wanted(self.at(ROUGH), reduced_M, _CAPS_AT_ONCE)
+            self.bound_by_caps(np.union1d(rough, wanted), reduced_M)
+            return True
+        loose = rows[self.level_M[rows] == CAPS]
+        if loose.size:
+            self.bound_orders(np.union1d(loose, self.most_wanted(self.at(CAPS), reduced_M, _ORDERED_AT_ONCE)))
+            return True
+        fresh = rows[self.level_M[rows] == ORDERED]
+        if fresh.size:
+            self.price(np.union1d(fresh, self.most_wanted(self.at(ORDERED), reduced_M, _PRICED_AT_ONCE)))
+        return bool(fresh.size)
+
+    def look_closer(self, rows: IntArray, reduced_M: Array) -> bool:
+        """Bound those of some multisets more tightly that are not yet; False where all are."""
+        rough = rows[self.level_M[rows] == ROUGH]
+        if rough.size:
+            wanted = self.most_wanted(self.at(ROUGH), reduced_M, _CAPS_AT_ONCE)
+            self.bound_by_caps(np.union1d(rough, wanted), reduced_M)
+            return True
+        best = self.most_wanted(rows, reduced_M, _ORDERED_AT_ONCE)
+        loose = best[self.level_M[best] == CAPS]
+        if loose.size:
+            self.bound_orders(loose)
+        return bool(loose.size)
+
     def bound_by_caps(self, rows: IntArray, reduced_M: Array) -> None:
         """Bound multisets by their capacities, those that are still attractive at every batch that may matter."""
         before = self.up_M[rows]
@@ -182,6 +228,27 @@ class PoolValues:
                 self.up_M[row] = max(min(self.up_M[row], max(reached[row], others[0])), self.rate_M[row])
             pending = following
         self.level_M[rows] = PRICED
+
+    def price_ordered(self, rows: IntArray, reduced_M: Array) -> None:
+        """Price some multisets whatever is known of them, and a few that promise most beside them."""
+        loose = rows[self.level_M[rows] < ORDERED]
+        if loose.size:
+            self.bound_orders(loose)
+        self.price(np.union1d(rows, self.most_wanted(self.at(ORDERED), reduced_M, _PRICED_AT_ONCE)))
+
+    def best_of(self, rows: Sequence[int]) -> Templates:
+        """Return the best template found of each of some priced multisets."""
+        return Templates.join([self.best[int(row)] for row in rows])
+
+    @property
+    def looked_at(self) -> dict[str, int]:
+        """What was looked at, and how closely."""
+        return {
+            "multisets": len(self.up_M),
+            "feasible": int((self.up_M > 0).sum()),
+            "bounded": int((self.level_M >= CAPS).sum()),
+            "templates": self.priced,
+        }
 
     def polished(self, templates: Templates) -> Templates:
         """Move single layers of chosen templates as long as that helps."""

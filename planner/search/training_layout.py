@@ -19,7 +19,7 @@ from planner.cost.training_replica import PlacedTrainingStage
 if TYPE_CHECKING:
     from planner.cluster import Cluster, NodeClass
 
-__all__ = ["Run", "class_groups", "place_stages"]
+__all__ = ["Run", "class_groups", "linked_order", "place_stages"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ def class_groups(cluster: Cluster, node_class: int, tp: int) -> list[tuple[str, 
     members = cluster.classes[node_class]
     return [
         tuple(f"{node}/{first + rank}" for rank in range(tp))
-        for node in _linked_order(cluster, members)
+        for node in linked_order(cluster, members)
         for first in range(0, members.gpus_per_node - tp + 1, tp)
     ]
 
@@ -77,7 +77,7 @@ def place_stages(
     return placed
 
 
-def _linked_order(cluster: Cluster, members: NodeClass) -> list[str]:
+def linked_order(cluster: Cluster, members: NodeClass) -> list[str]:
     """Nodes of a class: first the one with the fastest links, then always the best linked to those taken."""
     nodes = list(members.nodes)
     named = {end for pair in cluster.spec.links.pairs for end in pair.between}

@@ -30,7 +30,7 @@ def solve_highs(program: IntegerProgram, time_limit: float, seed: int = 0) -> In
         constraints=LinearConstraint(program.rows_RX, -np.inf, program.limit_R),
         bounds=Bounds(0.0, program.most_X),
         integrality=program.whole_X.astype(int),
-        options={"time_limit": time_limit, "mip_rel_gap": 0.0},
+        options={"time_limit": time_limit, "mip_rel_gap": program.close},
     )
     if answer.status == 2:
         return None

@@ -204,19 +204,19 @@ class Master:
             ways += [(c, tuple(sizes), way, first) for way in patterns(sizes, int(problem.bin_size_C[c]))]
         self._ways = ways
         self.rows_RT = np.stack(rows)
-        self._limit_R = np.array(limits)
+        self.limit_R = np.array(limits)
         extra = np.zeros((len(rows), len(ways)))
         for w, (_, held_sizes, way, first) in enumerate(ways):
             extra[first : first + len(held_sizes), w] = [-n for n in way]
             extra[first + len(held_sizes), w] = 1.0
-        self._rows_RW = extra
-        self._most_W = np.array([float(problem.bins_C[c]) for c, *_ in ways])
+        self.patterns_RW = extra
+        self.most_W = np.array([float(problem.bins_C[c]) for c, *_ in ways])
         self._whole_cost = float(problem.cost_T.max(initial=0.0)) * float(room_C.sum())
 
     def program(self, value_T: NDArray[np.float64], columns: NDArray[np.int64]) -> IntegerProgram:
         """Write the program over some of the templates, given the value of all; patterns follow the templates."""
-        rows = np.concatenate([self.rows_RT[:, columns], self._rows_RW], axis=1)
-        limit_R = self._limit_R
+        rows = np.concatenate([self.rows_RT[:, columns], self.patterns_RW], axis=1)
+        limit_R = self.limit_R
         patterns_ = np.zeros(len(self._ways))
         if self.demand is None:
             gain = self._gain(value_T)[columns]
@@ -230,7 +230,7 @@ class Master:
             gain_X=np.concatenate([gain, patterns_]),
             rows_RX=rows,
             limit_R=limit_R,
-            most_X=np.concatenate([self.most_T[columns].astype(float), self._most_W]),
+            most_X=np.concatenate([self.most_T[columns].astype(float), self.most_W]),
             whole_X=np.ones(len(columns) + len(self._ways), dtype=bool),
         )
 
@@ -295,7 +295,7 @@ class Master:
                     value=answer.value,
                     copies_T=_spread(answer.x_X[: len(active)], active, len(value_T)),
                     reduced_T=reduced_T,
-                    price_C=self._class_prices(price_R),
+                    price_C=self.class_prices(price_R),
                     price_J=self._chunk_prices(price_R),
                     price_demand=0.0 if self.demand is None else float(price_R[-1]),
                     active=active[np.argsort(-reduced_T[active], kind="stable")[: 2 * _MORE_COLUMNS]],
@@ -303,7 +303,7 @@ class Master:
             best = worth[np.argsort(-outside_T[worth], kind="stable")[:_MORE_COLUMNS]]
             active = np.union1d(active, best)
 
-    def _class_prices(self, price_R: NDArray[np.float64]) -> NDArray[np.float64]:
+    def class_prices(self, price_R: NDArray[np.float64]) -> NDArray[np.float64]:
         """What one more unit of each class's room is worth: by its row of room, or the row that counts its bins."""
         price_C = price_R[: len(self.problem.bins_C)].copy()
         for c, first in self._first_of.items():
@@ -344,16 +344,20 @@ class Master:
         if answer is None:
             return None
         copies_T = _spread(answer.x_X[: len(chosen)], chosen, len(value_T)).round().astype(int)
-        fills: dict[int, list[tuple[int, ...]]] = {c: [] for c in self._first_of}
-        for (c, sizes, way, _), n in zip(self._ways, answer.x_X[len(chosen) :], strict=True):
-            holds = tuple(size for size, k in zip(sizes, way, strict=True) for _ in range(k))
-            fills[c] += [holds] * round(float(n))
         return MasterSolution(
             copies_T=copies_T,
             bound=self.bound_of(answer.bound, value_T),
             proven=answer.proven,
-            fills={c: tuple(nodes) for c, nodes in fills.items()},
+            fills=self.fills_of(answer.x_X[len(chosen) :]),
         )
+
+    def fills_of(self, bins_W: NDArray[np.float64]) -> dict[int, tuple[tuple[int, ...], ...]]:
+        """Sizes that each bin is to hold, by class, from how many bins are filled in each way."""
+        fills: dict[int, list[tuple[int, ...]]] = {c: [] for c in self._first_of}
+        for (c, sizes, way, _), n in zip(self._ways, bins_W, strict=True):
+            holds = tuple(size for size, k in zip(sizes, way, strict=True) for _ in range(k))
+            fills[c] += [holds] * round(float(n))
+        return {c: tuple(nodes) for c, nodes in fills.items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

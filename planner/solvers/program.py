@@ -34,6 +34,8 @@ class IntegerProgram:
         Largest value of each; may be infinite.
     whole_X
         Which must be whole numbers.
+    close
+        Relative distance of value and bound at which a solver may stop; 0: only when it has closed the program.
     """
 
     gain_X: NDArray[np.float64]
@@ -41,6 +43,7 @@ class IntegerProgram:
     limit_R: NDArray[np.float64]
     most_X: NDArray[np.float64]
     whole_X: NDArray[np.bool_]
+    close: float = 0.0
 
     def take(self, columns: NDArray[np.int64]) -> IntegerProgram:
         """Return the program over some of the unknowns; the others are 0."""
@@ -50,6 +53,7 @@ class IntegerProgram:
             limit_R=self.limit_R,
             most_X=self.most_X[columns],
             whole_X=self.whole_X[columns],
+            close=self.close,
         )
 
 
@@ -66,7 +70,7 @@ class IntegerSolution:
     bound
         No choice is worth more.
     proven
-        Whether the solver closed the program.
+        Whether the solver closed the program, or came as close as that asks for.
     """
 
     x_X: NDArray[np.float64]

@@ -26,7 +26,7 @@ RELATIVE_TOLERANCE: Final = 1e-9
 _CLOSED: Final = 1e-3  # a proof leaves no larger relative gap between value and bound
 
 # What is to be large; everything else that a certificate may speak of is to be small.
-_TO_MAXIMISE: Final = ("goodput", "tokens_per_second")
+_TO_MAXIMISE: Final = ("goodput", "weighted_goodput", "demand_scale", "tokens_per_second")
 
 
 @dataclass(frozen=True, slots=True)

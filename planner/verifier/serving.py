@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from planner.cost.fleet import ModelDeployment, predict_fleet
 from planner.cost.memory import tensor_parallel_fault
-from planner.cost.prediction import PlacedStage, predict_serving
+from planner.cost.prediction import PlacedStage
+from planner.cost.roles import PlacedReplica, PlacedRoute
 from planner.engine import check_device, check_runnable, serving_arguments
+from planner.model import ModelSpec
 from planner.units import format_bytes
 from planner.verifier.findings import (
     Finding,
@@ -17,32 +20,55 @@ from planner.verifier.findings import (
     compare_figures,
     differs,
 )
+from planner.verifier.routes import check_network, check_routes
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from planner.cluster import Cluster
+    from planner.cost.prediction import ReplicaPrediction
     from planner.engine import EngineProfile
-    from planner.model import ModelSpec
     from planner.plan import Replica, ServingPlan
 
 __all__ = ["check_serving"]
 
 
-def check_serving(plan: ServingPlan, model: ModelSpec, cluster: Cluster, engine: EngineProfile) -> list[Finding]:
+def check_serving(
+    plan: ServingPlan, model: ModelSpec | Sequence[ModelSpec], cluster: Cluster, engine: EngineProfile
+) -> list[Finding]:
     """Check a serving plan.
 
     The figures are computed only for a plan whose structure is sound: those of a broken one mean nothing.
+
+    Parameters
+    ----------
+    plan
+        The plan.
+    model
+        The model, or all of them in the order of the plan's inputs.
+    cluster, engine
+        What it was made for.
     """
+    models = [model] if isinstance(model, ModelSpec) else list(model)
+    by_name = {one.name: one for one in models}
     findings: list[Finding] = []
     if not plan.replicas:
         return [Finding("no-replica", "plan", "holds no replica")]
+    if len(by_name) != len(plan.inputs.served):
+        return [Finding("model", "inputs", f"{len(plan.inputs.served)} models are stated; {len(by_name)} differ")]
     for replica in plan.replicas:
-        findings += _structure(replica, model, cluster, engine)
+        if replica.model in by_name:
+            findings += _structure(replica, by_name[replica.model], cluster, engine)
+        else:
+            meant = ", ".join(repr(name) for name in by_name)
+            findings.append(Finding("model", replica.id, f"runs {replica.model!r}; the plan is for {meant}"))
     findings += _devices_once(plan)
-    findings += _shares(plan)
+    for one in models:
+        findings += _shares(plan, one)
     findings += _roles(plan)
     if findings:
         return findings
-    return _figures(plan, model, cluster, engine)
+    return _figures(plan, models, cluster, engine)
 
 
 def _structure(replica: Replica, model: ModelSpec, cluster: Cluster, engine: EngineProfile) -> list[Finding]:
@@ -50,8 +76,6 @@ def _structure(replica: Replica, model: ModelSpec, cluster: Cluster, engine: Eng
     if not replica.stages:
         return [Finding("stage-empty", name, "has no stage")]
     findings = check_layers(name, [stage.layers for stage in replica.stages], model.num_layers)
-    if replica.model != model.name:
-        findings.append(Finding("model", name, f"runs {replica.model!r}; the plan is for {model.name!r}"))
     if replica.engine != engine.name:
         findings.append(Finding("engine", name, f"runs under {replica.engine!r}; the plan is for {engine.name!r}"))
     known = set(cluster.gpus)
@@ -104,11 +128,16 @@ def _devices_once(plan: ServingPlan) -> list[Finding]:
     return findings
 
 
-def _shares(plan: ServingPlan) -> list[Finding]:
-    total = math.fsum(replica.share for replica in plan.replicas)
+def _shares(plan: ServingPlan, model: ModelSpec) -> list[Finding]:
+    """Check that every request of a model is computed by somebody; a model that is not served has no replica."""
+    mine = [replica for replica in plan.replicas if replica.model == model.name]
+    total = math.fsum(replica.share for replica in mine if replica.role != "decode")
+    if not mine and len(plan.inputs.served) > 1:
+        return []
     if math.isclose(total, 1.0, rel_tol=1e-9):
         return []
-    return [Finding("shares", "plan", f"the replicas' shares of the traffic sum to {total!r}, not to 1")]
+    of = f" of {model.name}" if len(plan.inputs.served) > 1 else ""
+    return [Finding("shares", "plan", f"the replicas' shares of the traffic{of} sum to {total!r}, not to 1")]
 
 
 def _roles(plan: ServingPlan) -> list[Finding]:
@@ -124,62 +153,112 @@ def _roles(plan: ServingPlan) -> list[Finding]:
     for role, partner in (("prefill", "decode"), ("decode", "prefill")):
         if role in roles and partner not in roles:
             findings.append(Finding("role", "plan", f"replicas that {role} and none that {partner}s"))
-    if roles - {"both"}:
-        findings.append(Finding("role", "plan", "prefill and decode apart are not predicted yet"))
-    return findings
+    return findings + check_routes(plan)
 
 
-def _figures(plan: ServingPlan, model: ModelSpec, cluster: Cluster, engine: EngineProfile) -> list[Finding]:
+def _figures(plan: ServingPlan, models: Sequence[ModelSpec], cluster: Cluster, engine: EngineProfile) -> list[Finding]:
     findings: list[Finding] = []
-    placed = [[PlacedStage(stage.devices, stage.layers) for stage in replica.stages] for replica in plan.replicas]
-    shares = [replica.share for replica in plan.replicas]
-    computed = predict_serving(model, cluster, engine, plan.inputs.workload, placed, shares)
-    for replica, prediction in zip(plan.replicas, computed.replicas, strict=True):
-        for s, (stage, memory, limit) in enumerate(
-            zip(replica.stages, prediction.memory_S, prediction.limit_S, strict=True)
-        ):
-            where = f"{replica.id} stage {s}"
-            if memory.value > limit * (1 + 1e-12):
-                findings.append(
-                    Finding(
-                        "memory",
-                        where,
-                        f"needs {format_bytes(memory.value)} on each {cluster.device_of(stage.devices[0]).title};"
-                        f" it offers {format_bytes(limit)}",
-                    )
-                )
-            findings += compare_figures(where, {"memory": stage.memory}, {"memory": memory})
-            if differs(stage.memory_limit, limit):
-                findings.append(
-                    Finding(
-                        "figure-changed", where, f"memory_limit is stated as {stage.memory_limit!r}; it is {limit!r}"
-                    )
-                )
-        if not prediction.figures:
-            shortfall = prediction.capacity
-            findings.append(Finding("slo", replica.id, f"cannot serve within the SLO: {shortfall}"))
-        if replica.concurrency != prediction.concurrency:
+    deployments = []
+    replicas: list[Replica] = []
+    for model, stated in zip(models, plan.inputs.served, strict=True):
+        mine = [replica for replica in plan.replicas if replica.model == model.name]
+        deployments.append(
+            ModelDeployment(
+                model=model,
+                workload=stated.workload,
+                weight=stated.weight,
+                replicas=[_placed(replica) for replica in mine],
+                shares=[replica.share for replica in mine],
+                routes=_routes(plan, mine),
+            )
+        )
+        replicas += mine
+    computed = predict_fleet(cluster, engine, deployments)
+    owners = [deployment for deployment in deployments for _ in deployment.replicas]
+    for replica, prediction, owner in zip(replicas, computed.replicas, owners, strict=True):
+        findings += _replica_figures(replica, prediction, owner, cluster, engine)
+    findings += compare_figures("plan", plan.predicted, computed.figures)
+    if len(models) > 1:
+        for model, one in zip(models, computed.models, strict=True):
+            findings += compare_figures(model.name, plan.per_model.get(model.name, {}), one.figures)
+    for name in plan.per_model:
+        if len(models) == 1 or name not in {model.name for model in models}:
+            findings.append(Finding("figure-unknown", name, "has figures of its own, but is not one of several models"))
+    findings += check_certificate(plan.certificate, computed.figures)
+    goodput = {
+        model.name: one.figures["goodput"].value
+        for model, one in zip(models, computed.models, strict=True)
+        if "goodput" in one.figures
+    }
+    return findings + check_network(plan, models, cluster, engine, goodput)
+
+
+def _routes(plan: ServingPlan, mine: Sequence[Replica]) -> list[PlacedRoute]:
+    """Routes between some replicas, by their position among them."""
+    place = {replica.id: r for r, replica in enumerate(mine)}
+    return [
+        PlacedRoute(prefill=place[route.prefill], decode=place[route.decode], share=route.share)
+        for route in plan.routes
+        if route.prefill in place
+    ]
+
+
+def _placed(replica: Replica) -> PlacedReplica:
+    return PlacedReplica(
+        stages=[PlacedStage(stage.devices, stage.layers) for stage in replica.stages], role=replica.role
+    )
+
+
+def _replica_figures(
+    replica: Replica,
+    prediction: ReplicaPrediction,
+    owner: ModelDeployment,
+    cluster: Cluster,
+    engine: EngineProfile,
+) -> list[Finding]:
+    """Compare what a replica states with what the cost model computes."""
+    findings: list[Finding] = []
+    for s, (stage, memory, limit) in enumerate(
+        zip(replica.stages, prediction.memory_S, prediction.limit_S, strict=True)
+    ):
+        where = f"{replica.id} stage {s}"
+        if memory.value > limit * (1 + 1e-12):
+            title = cluster.device_of(stage.devices[0]).title
             findings.append(
                 Finding(
-                    "figure-changed",
-                    replica.id,
-                    f"concurrency is stated as {replica.concurrency}; it is {prediction.concurrency}",
+                    "memory",
+                    where,
+                    f"needs {format_bytes(memory.value)} on each {title}; it offers {format_bytes(limit)}",
                 )
             )
-        findings += compare_figures(replica.id, replica.predicted, prediction.figures)
-        told = serving_arguments(
-            engine,
-            tp_per_stage=[stage.tp for stage in replica.stages],
-            layers_per_stage=[stage.layers[1] - stage.layers[0] for stage in replica.stages],
-            concurrency=prediction.concurrency,
-            longest=plan.inputs.workload.total.max,
-            max_context=model.max_context,
-        )
-        findings += check_arguments(replica.id, replica.engine_arguments, told)
-        if prediction.figures and prediction.overloaded:
+        findings += compare_figures(where, {"memory": stage.memory}, {"memory": memory})
+        if differs(stage.memory_limit, limit):
             findings.append(
-                Finding("overloaded", replica.id, f"its share {replica.share!r} is more than it serves within the SLO")
+                Finding("figure-changed", where, f"memory_limit is stated as {stage.memory_limit!r}; it is {limit!r}")
             )
-    findings += compare_figures("plan", plan.predicted, computed.figures)
-    findings += check_certificate(plan.certificate, computed.figures)
+    if not prediction.figures:
+        findings.append(Finding("slo", replica.id, f"cannot serve within the SLO: {prediction.capacity}"))
+    if replica.concurrency != prediction.concurrency:
+        findings.append(
+            Finding(
+                "figure-changed",
+                replica.id,
+                f"concurrency is stated as {replica.concurrency}; it is {prediction.concurrency}",
+            )
+        )
+    findings += compare_figures(replica.id, replica.predicted, prediction.figures)
+    told = serving_arguments(
+        engine,
+        tp_per_stage=[stage.tp for stage in replica.stages],
+        layers_per_stage=[stage.layers[1] - stage.layers[0] for stage in replica.stages],
+        concurrency=prediction.concurrency,
+        longest=owner.workload.total.max,
+        max_context=owner.model.max_context,
+        role=replica.role,
+    )
+    findings += check_arguments(replica.id, replica.engine_arguments, told)
+    if prediction.figures and prediction.overloaded:
+        findings.append(
+            Finding("overloaded", replica.id, f"its share {replica.share!r} is more than it serves within the SLO")
+        )
     return findings

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 from planner.cost.memory import tensor_parallel_fault
 from planner.cost.training import predict_training
 from planner.cost.training_attention import sequence_parallel_fault, training_precision
+from planner.cost.training_experts import expert_fault
 from planner.cost.training_replica import dp_groups
 from planner.engine import check_runnable, training_arguments
+from planner.engine.chunks import chunk_fault
 from planner.units import format_bytes
 from planner.verifier.findings import (
     Finding,
@@ -48,6 +50,7 @@ def check_training(plan: TrainingPlan, model: ModelSpec, cluster: Cluster, engin
         findings += _stage(f"stage {s}", stage, plan, model, cluster, known)
     findings += _devices_once(plan)
     findings += _batch(plan, engine)
+    findings += _schedule(plan, model)
     if plan.schedule.sequence_parallel and all(stage.tp == 1 for stage in plan.stages):
         findings.append(Finding("sequence-parallel", "pipeline", "sequence parallelism without tensor parallelism"))
     if findings:
@@ -65,10 +68,10 @@ def _stage(
     if fault is not None:
         findings.append(Finding("tp-illegal", where, fault))
     length = plan.inputs.job.sequence_length
-    if plan.schedule.sequence_parallel and length % stage.tp:
-        findings.append(
-            Finding("sequence-parallel", where, f"TP {stage.tp} does not divide sequences of {length} tokens")
-        )
+    context = plan.schedule.context_parallel
+    parts = f"sequences of {length} tokens" if context == 1 else f"parts of {length} / {context} tokens"
+    if plan.schedule.sequence_parallel and length % (stage.tp * context):
+        findings.append(Finding("sequence-parallel", where, f"TP {stage.tp} does not divide {parts}"))
     unknown = [gpu for gpu in stage.devices if gpu not in known]
     findings += [Finding("gpu-unknown", where, f"{cluster.name} has no GPU {gpu!r}") for gpu in unknown]
     if findings:
@@ -101,17 +104,18 @@ def _devices_once(plan: TrainingPlan) -> list[Finding]:
 def _batch(plan: TrainingPlan, engine: EngineProfile) -> list[Finding]:
     """Every stage takes whole microbatches, each group as many sequences as it passes on, and they fill the batch."""
     findings = []
-    size, count = plan.schedule.microbatch_size, plan.schedule.microbatches
+    size, count, context = plan.schedule.microbatch_size, plan.schedule.microbatches, plan.schedule.context_parallel
     batch = plan.inputs.job.global_batch
     for s, stage in enumerate(plan.stages):
         if any(share < 1 for share in stage.microbatch_shares):
             findings.append(Finding("shares", f"stage {s}", "a data-parallel group without a sequence"))
-        elif sum(stage.microbatch_shares) * count != batch:
+        elif sum(stage.microbatch_shares) * count != batch * context:
             findings.append(
                 Finding(
                     "shares",
                     f"stage {s}",
-                    f"{count} microbatches of {sum(stage.microbatch_shares)} sequences are not the batch of {batch}",
+                    f"{count} microbatches of {sum(stage.microbatch_shares) / context:g} sequences are not the batch of"
+                    f" {batch}",
                 )
             )
         elif sum(stage.microbatch_shares) != size * stage.dp:
@@ -148,6 +152,48 @@ def _batch(plan: TrainingPlan, engine: EngineProfile) -> list[Finding]:
     ]
 
 
+def _schedule(plan: TrainingPlan, model: ModelSpec) -> list[Finding]:
+    """Interleaving, context and expert parallelism divide what they are to divide."""
+    schedule, length = plan.schedule, plan.inputs.job.sequence_length
+    stages, virtual, context = len(plan.stages), schedule.virtual_stages, schedule.context_parallel
+    findings = []
+    if (schedule.name == "interleaved") != (virtual > 1):
+        findings.append(Finding("virtual-stages", "pipeline", f"{schedule.name} with {virtual} virtual stages"))
+    fault = chunk_fault([stage.layers[1] - stage.layers[0] for stage in plan.stages], virtual)
+    if fault is not None:
+        findings.append(Finding("virtual-stages", "pipeline", fault))
+    elif virtual > 1 and schedule.microbatches % stages:
+        findings.append(
+            Finding(
+                "virtual-stages",
+                "pipeline",
+                f"{schedule.microbatches} microbatches are not a multiple of the {stages} stages of an interleaved"
+                " pipeline",
+            )
+        )
+    if context > 1 and length % (2 * context):
+        findings.append(
+            Finding(
+                "context-parallel",
+                "pipeline",
+                f"CP {context} takes two chunks each of sequences of {length} tokens, which do not divide",
+            )
+        )
+    for s, stage in enumerate(plan.stages):
+        if stage.dp % context:
+            findings.append(
+                Finding("context-parallel", f"stage {s}", f"CP {context} does not divide its {stage.dp} groups")
+            )
+        elif any(len(set(stage.microbatch_shares[g : g + context])) > 1 for g in range(0, stage.dp, context)):
+            findings.append(
+                Finding("context-parallel", f"stage {s}", "groups that share sequences take different numbers of them")
+            )
+        fault = expert_fault(model, schedule.expert_parallel, stage.dp)
+        if fault is not None:
+            findings.append(Finding("expert-parallel", f"stage {s}", fault))
+    return findings
+
+
 def _listed(values: Sequence[int]) -> str:
     return ", ".join(map(str, values))
 
@@ -161,6 +207,10 @@ def _engine(plan: TrainingPlan, model: ModelSpec, cluster: Cluster, engine: Engi
         device_types_per_stage=types,
         task="training",
         data_parallel=max(stage.dp for stage in plan.stages),
+        expert_parallel=plan.schedule.expert_parallel,
+        context_parallel=plan.schedule.context_parallel,
+        virtual_stages=plan.schedule.virtual_stages,
+        zero_stage=plan.inputs.job.zero_stage,
     )
     for tp in dict.fromkeys(stage.tp for stage in plan.stages):
         fault = sequence_parallel_fault(model, engine, tp, sequence_parallel=plan.schedule.sequence_parallel)
@@ -202,5 +252,9 @@ def _figures(plan: TrainingPlan, model: ModelSpec, cluster: Cluster, engine: Eng
         sequence_parallel=schedule.sequence_parallel,
         recompute=schedule.recompute,
         zero_stage=job.zero_stage,
+        virtual_stages=schedule.virtual_stages,
+        context_parallel=schedule.context_parallel,
+        expert_parallel=schedule.expert_parallel,
+        data_parallel=plan.stages[0].dp // schedule.context_parallel,
     )
     return findings + check_arguments("plan", plan.engine_arguments, told)

@@ -23,6 +23,7 @@ COMMANDS = (
     ("estimate", "serving"),
     ("estimate", "plan"),
     ("verify",),
+    ("report",),
     ("compare",),
     ("models",),
     ("models", "list"),

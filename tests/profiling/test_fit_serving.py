@@ -9,7 +9,7 @@ import pytest
 
 from planner import ServingEstimator, load_device, load_model
 from planner.engine import load_engine
-from planner.engine.fitted import LeftOut, load_fit
+from planner.engine.fitted import LeftOut, load_fit, overheads_of
 from planner.profiling.accuracy import accuracy_of, load_truth
 from planner.profiling.fit.constants import LATENCY, OFFLINE, SPLIT, Constant, host_times, priors
 from planner.profiling.fit.robust import fit_robustly, leave_groups_out, weights_of_groups
@@ -97,14 +97,18 @@ def test_engines_carry_the_fitted_constants() -> None:
         assert overhead.iteration.kind == "fitted"
     generic = load_engine("generic").overhead.iteration
     assert generic.kind == "estimated"
-    assert generic.value == pytest.approx(np.mean([fit[f"iteration.{e}"] for e in ("sglang", "trtllm", "vllm")]))
+    assert generic.source.startswith("as vllm")
+    assert generic.value == fit["iteration.vllm"]
+    unknown = overheads_of("serving", "somebody")["iteration"]
+    assert unknown["kind"] == "estimated"
+    assert unknown["value"] == pytest.approx(np.mean([fit[f"iteration.{e}"] for e in ("sglang", "trtllm", "vllm")]))
     batch = load_engine("trtllm").offline_overhead
     assert batch is not None
     assert batch.layer.value == offline["layer"]
     assert load_engine("trtllm").reserved_memory.value == offline["reserved_memory"]
     assert sorted(offline) == sorted(priors(OFFLINE))
     times = host_times(fit, ["vllm", "somebody"])
-    assert times.iteration_R[1] == pytest.approx(generic.value)
+    assert times.iteration_R[1] == pytest.approx(unknown["value"])
 
 
 def test_a_fit_finds_what_made_the_measurements(data: SiliconData) -> None:

@@ -298,8 +298,8 @@ def test_what_cannot_hold_its_state_is_refused_at_once() -> None:
     started = time.monotonic()
     with pytest.raises(InfeasibleError, match=r"needs .* GiB per GPU of .* GiB") as caught:
         solve(far_too_large())
-    assert time.monotonic() - started < 5  # half a second on an idle core
-    assert "more nodes like those of a100 with up to" in str(caught.value.hint)
+    assert time.monotonic() - started < 20  # three seconds on an idle core: what would help is really tried
+    assert re.fullmatch(r"\d+ more nodes like those of a100", str(caught.value.hint))
 
 
 def test_time_limit_names_what_does_not_fit() -> None:
@@ -316,7 +316,7 @@ def test_hint_counts_the_nodes_that_are_missing() -> None:
 
     with pytest.raises(InfeasibleError) as caught:
         solve(problem(1))
-    found = re.search(r"about (\d+) more node", str(caught.value.hint))
+    found = re.search(r"(\d+) more node", str(caught.value.hint))
     assert found is not None
     more = int(found.group(1))
     solve(problem(1 + more))
@@ -335,7 +335,7 @@ def test_hint_names_what_binds() -> None:
     assert "--max-stages" not in str(nodes.value.hint) and "sequences" not in str(nodes.value.hint)
     with pytest.raises(InfeasibleError) as long:
         solve(training_problem(tiny_model(), small_cluster([("a100_sxm_40", 4, 1)]), length=10_000_000))
-    assert str(long.value.hint) == "shorter sequences"
+    assert "sequences of" in str(long.value.hint)
 
 
 def test_serving_engine_is_refused() -> None:

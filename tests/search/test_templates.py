@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import combinations, pairwise, permutations
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -14,10 +15,12 @@ from planner.cost.replica import Operation, ReplicaPricer
 from planner.engine import EngineProfile, load_engine
 from planner.model import ModelSpec
 from planner.search.problem import ServingProblem
+from planner.search.split_search import splits_within
+from planner.search.template_pool import enumerate_multisets, orders
 from planner.search.template_pricer import TemplatePricer
 from planner.search.templates import StageKind, enumerate_templates, stage_kinds
 from planner.workload import Slo, fixed_workload
-from tests.search.small import small_cluster, tiny_model
+from tests.search.small import examples, small_cluster, tiny_model
 
 
 def problem_of(
@@ -50,31 +53,59 @@ def best_by_enumeration(problem: ServingProblem, kinds: list[StageKind], sequenc
     return best
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(50, 300), deadline=None)
 @given(st.data())
-def test_goodput_and_bound_enclose_the_best_of_all_layer_splits(data: st.DataObject) -> None:
-    """No split beats the bound, and the one that is chosen is within 3 % of the best."""
-    model = tiny_model(layers=data.draw(st.integers(4, 7)))
+def test_splits_and_orders_equal_brute_force(data: st.DataObject) -> None:
+    """Up to 8 GPUs in 2 or 3 classes: every layer split of every order of a multiset of stages, priced as placed.
+
+    Each order is priced as the best of its splits, and so is the best order; the bound is no looser than that.
+    """
+    gpus = data.draw(st.lists(st.sampled_from(["l4", "t4", "a100_sxm_40", "l40s"]), min_size=2, max_size=3))
     # one node per class, so that no template is priced for links that these GPUs do not have
-    cluster = small_cluster(
-        [(data.draw(st.sampled_from(["l4", "t4", "a100_sxm_40", "l40s"])), 4, 1) for _ in range(2)],
-        bandwidth=data.draw(st.sampled_from(["100 Gb/s", "400 Gb/s"])),
-    )
+    sizes = [4, 4] if len(gpus) == 2 else data.draw(st.sampled_from([[4, 2, 2], [2, 4, 1], [1, 2, 4]]))
     problem = problem_of(
-        model,
-        cluster,
-        load_engine("generic"),
+        tiny_model(layers=data.draw(st.integers(4, 7)), hidden=data.draw(st.sampled_from([2048, 4096]))),
+        small_cluster(
+            [(gpu, size, 1) for gpu, size in zip(gpus, sizes, strict=True)],
+            bandwidth=data.draw(st.sampled_from(["100 Mb/s", "1 Gb/s", "10 Gb/s", "400 Gb/s"])),
+        ),
+        load_engine(data.draw(st.sampled_from(["generic", "vllm", "sglang"]))),
         ttft=data.draw(st.sampled_from([0.2, 2.0])),
         tpot=data.draw(st.sampled_from([0.01, 0.03, 0.1])),
     )
     kinds = stage_kinds(problem)
-    sequences = list(enumerate_templates(problem, kinds, max_stages=3, max_kinds=2, uniform=False))
-    sequence = data.draw(st.sampled_from(sequences))
-    priced = TemplatePricer(problem, kinds).price([sequence])
-    best = best_by_enumeration(problem, kinds, sequence)
-    assert priced.bound_B[0] >= best * (1 - 1e-9)
-    assert priced.rate_B[0] <= best * (1 + 1e-9)
-    assert priced.rate_B[0] >= best * 0.97
+    pool = enumerate_multisets(problem, kinds, 4)
+    row = data.draw(st.integers(0, len(pool.kind_MD) - 1))
+    sequences = orders(pool.kind_MD[row], pool.count_MD[row])
+    priced = TemplatePricer(problem, kinds).price(sequences)
+    best = [best_by_enumeration(problem, kinds, sequence) for sequence in sequences]
+    assert priced.rate_B == pytest.approx(best, rel=1e-9)
+    assert priced.bound_B == pytest.approx(best, rel=1e-8)
+
+
+@settings(max_examples=examples(30, 200), deadline=None)
+@given(st.data())
+def test_all_splits_within_a_limit_are_found(data: st.DataObject) -> None:
+    stages, layers = data.draw(st.integers(1, 4)), data.draw(st.integers(4, 8))
+    rng = np.random.default_rng(data.draw(st.integers(0, 10**6)))
+    time_SL, memory_SL = rng.uniform(0.5, 1.5, (stages, layers)), rng.uniform(0.5, 1.5, (stages, layers))
+    fixed_S, room_S = rng.uniform(0, 1, stages), rng.uniform(2, 6, stages)
+    longest = float(rng.uniform(2, 6))
+    found = splits_within(time_SL, fixed_S, longest, memory_SL, room_S, alike=[False] * stages, most=10_000)
+    assert found is not None
+    expected = []
+    for cuts in combinations(range(1, layers), stages - 1):
+        edges = [0, *cuts, layers]
+        spans = [slice(a, b) for a, b in pairwise(edges)]
+        if all(
+            time_SL[s, span].sum() + fixed_S[s] <= longest and memory_SL[s, span].sum() <= room_S[s]
+            for s, span in enumerate(spans)
+        ):
+            expected.append(edges)
+    assert found.tolist() == expected
+    if len(expected) > 1:
+        args = (time_SL, fixed_S, longest, memory_SL, room_S)
+        assert splits_within(*args, alike=[False] * stages, most=len(expected) - 1) is None
 
 
 @settings(max_examples=40, deadline=None)

@@ -9,6 +9,7 @@ from typing import Final
 
 from planner.cost.sailor_tables import SailorTables, load_sailor_tables
 from planner.cost.training_measured import (
+    FIT,
     MeasuredConstants,
     MeasuredStage,
     measured_peak_memory,
@@ -20,9 +21,8 @@ from planner.profiling.accuracy.names import device_of, model_of
 from planner.profiling.accuracy.records import Comparison, FigureName, Layout, Outcome, Skipped, SkipRowError
 from planner.profiling.accuracy.table import Row
 
-__all__ = ["FIT", "SAILOR", "MeasuredRun", "constants_of", "read_run"]
+__all__ = ["FIT", "SAILOR", "MeasuredRun", "read_run"]
 
-FIT: Final = "training_measured"
 _ENGINE: Final = "megatron"
 _GROUP: Final = re.compile(r"(?P<gpu>[A-Za-z0-9-]+)x(?P<count>\d+)")
 
@@ -61,16 +61,6 @@ class MeasuredRun:
             measured_seconds(self.tables, self.stages, constants=constants, **work),
             measured_peak_memory(self.tables, self.stages, constants=constants, **work),
         )
-
-
-def constants_of(values: Mapping[str, float]) -> MeasuredConstants:
-    """Constants by name, as a fit stores them."""
-    return MeasuredConstants(
-        curve=min(values["curve"], 1.0),
-        parameter_bytes=values["parameter_bytes"],
-        activations=values["activations"],
-        context=values["context"],
-    )
 
 
 def _stages(row: Row) -> tuple[MeasuredStage, ...]:
@@ -142,7 +132,7 @@ def _figures(run: MeasuredRun, values: Mapping[str, float]) -> Iterator[Comparis
         "iteration_time": fit.error("all", "iteration_time").band,
         "peak_memory": fit.error(part, "peak_memory").band,
     }
-    seconds, memory = run.predict(constants_of(values))
+    seconds, memory = run.predict(MeasuredConstants.of(values))
     figures: tuple[tuple[FigureName, float, float], ...] = (
         ("iteration_time", run.seconds, seconds),
         ("peak_memory", run.memory, memory),

@@ -28,6 +28,7 @@ __all__ = [
     "gpt_of",
     "price",
     "reported_flops",
+    "run_cluster",
     "untold",
 ]
 
@@ -53,10 +54,10 @@ class Setting:
         Transformer layers of each pipeline stage.
     global_batch, sequence_length, microbatch
         Sequences of an iteration, their tokens, and sequences of a microbatch.
-    zero_stage, recompute, sequence_parallel
-        See `planner.plan.TrainingJob` and `planner.plan.Schedule`.
+    zero_stage, recompute, sequence_parallel, virtual_stages, context_parallel
+        See `planner.plan.TrainingJob` and `planner.plan.Schedule`; `dp` does not count the GPUs that share a sequence.
     options
-        See `planner.cost.training_options`; `dp` does not count the GPUs that share a sequence.
+        See `planner.cost.training_options`.
     """
 
     model: ModelSpec
@@ -69,9 +70,11 @@ class Setting:
     global_batch: int
     sequence_length: int
     microbatch: int
-    zero_stage: Literal[0, 1] = 0
+    zero_stage: Literal[0, 1, 2, 3] = 0
     recompute: Recompute = "none"
     sequence_parallel: bool = False
+    virtual_stages: int = 1
+    context_parallel: int = 1
     options: RunOptions = PLAIN
 
 
@@ -142,7 +145,8 @@ def even_layers(row: Row, layers: int, stages: int) -> tuple[int, ...]:
 
 
 @lru_cache(maxsize=64)
-def _cluster(device: str, nodes: int, gpus_per_node: int, nic: float) -> Cluster:
+def run_cluster(device: str, nodes: int, gpus_per_node: int, nic: float) -> Cluster:
+    """Nodes of a published run: GPUs of one type, and the bytes/s that a node has of the network."""
     spec = ClusterSpec.model_validate(
         {
             "name": "truth",
@@ -180,7 +184,7 @@ def price(setting: Setting, engine: EngineProfile | None = None) -> Run:
         If the batch does not divide, or tensor parallelism is not legal for the model.
     """
     profile = _engine("megatron") if engine is None else engine
-    tp, groups, stages = setting.tp, setting.dp * setting.options.context_parallel, len(setting.layers)
+    tp, groups, stages = setting.tp, setting.dp * setting.context_parallel, len(setting.layers)
     per_step = setting.dp * setting.microbatch
     if setting.global_batch % per_step:
         raise SkipRowError(f"a batch of {setting.global_batch} does not divide by {per_step} sequences at a time")
@@ -188,7 +192,7 @@ def price(setting: Setting, engine: EngineProfile | None = None) -> Run:
     if fault is not None:
         raise SkipRowError(fault)
     gpus = tp * groups * stages
-    cluster = _cluster(
+    cluster = run_cluster(
         setting.device.name, -(-gpus // setting.gpus_per_node), min(gpus, setting.gpus_per_node), setting.nic
     )
     placed, first = [], 0
@@ -211,6 +215,8 @@ def price(setting: Setting, engine: EngineProfile | None = None) -> Run:
         microbatches=setting.global_batch // per_step,
         recompute=setting.recompute,
         sequence_parallel=setting.sequence_parallel,
+        virtual_stages=setting.virtual_stages,
+        context_parallel=setting.context_parallel,
     )
     prediction = predict_training(setting.model, cluster, profile, job, placed, schedule, setting.options)
     stated, memory = prediction.figures["iteration_time"], prediction.figures["memory_peak"]
@@ -232,7 +238,7 @@ def untold(setting: Setting, microbatches: Sequence[int] = _MICROBATCHES) -> tup
     sizes = [size for size in microbatches if setting.global_batch % (setting.dp * size) == 0]
     chunks = [v for v in _CHUNKS if layers % v == 0] if stages > 1 else [1]
     return tuple(
-        replace(setting, microbatch=size, options=replace(setting.options, virtual_stages=v))
+        replace(setting, microbatch=size, virtual_stages=v)
         for size in sizes
         for v in chunks
         if v == 1 or setting.global_batch // (setting.dp * size) % stages == 0

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from planner.cost.training_measured import MeasuredConstants
 from planner.profiling.accuracy.records import SkipRowError
 from planner.profiling.accuracy.registry import load_truth
-from planner.profiling.accuracy.sailor import MeasuredRun, constants_of, read_run
+from planner.profiling.accuracy.sailor import MeasuredRun, read_run
 from planner.profiling.fit.constants import Constant
 from planner.profiling.fit.robust import Fold, fit_robustly, leave_groups_out, weights_of_groups
 
@@ -80,7 +81,7 @@ class MeasuredData:
 
     def predict(self, values: Mapping[str, float]) -> tuple[Array, Array]:
         """Seconds and bytes of every row under some constants."""
-        seconds, memory = zip(*(one.predict(constants_of(values)) for one in self.rows), strict=True)
+        seconds, memory = zip(*(one.predict(MeasuredConstants.of(values)) for one in self.rows), strict=True)
         return np.array(seconds), np.array(memory)
 
 

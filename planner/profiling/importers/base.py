@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 from planner.cluster import list_devices, load_device
 from planner.errors import InputError
 from planner.profiling.tables import MeasuredTable, Origin
-from planner.resources import read_text
+from planner.resources import mapping_at, number_list, read_json, read_text
 
 __all__ = [
     "ANY_DEVICE",
@@ -166,35 +165,6 @@ def device_named(name: str, where: str | Path, field: str | None = None) -> str:
     return load_device(name).name
 
 
-def read_json(path: Path, what: str) -> Any:
-    """Read JSON that holds finite numbers.
-
-    Raises
-    ------
-    InputError
-        If it is missing, or no JSON: names line and column, and says so where the file may be cut short.
-    """
-    text = read_text(path, what)
-    if not text.strip():
-        raise InputError("is empty", where=path, expected=what)
-
-    def constant(name: str) -> Any:
-        raise InputError(f"holds {name}", where=path, expected="finite numbers")
-
-    try:
-        return json.loads(text, parse_constant=constant)
-    except json.JSONDecodeError as error:
-        cut = error.pos >= len(text.rstrip()) or "Unterminated" in error.msg
-        raise InputError(
-            f"is not valid JSON: {error.msg} (column {error.colno})",
-            where=f"{path}:{error.lineno}",
-            expected=what,
-            hint="the file may be cut short; copy it again" if cut else None,
-        ) from None
-    except RecursionError:
-        raise InputError("is nested too deeply", where=path, expected=what) from None
-
-
 @dataclass(frozen=True, slots=True)
 class CsvRow:
     """One row of a CSV file.
@@ -287,32 +257,3 @@ def read_csv(path: Path, columns: Sequence[str] | None, what: str) -> Iterator[C
                 hint="the file may be cut short; copy it again",
             )
         yield CsvRow(f"{path}:{line}", line, dict(zip(names, fields, strict=True)))
-
-
-def mapping_at(value: Any, where: str | Path, field: str, what: str) -> Mapping[str, Any]:
-    """Take a JSON object.
-
-    Raises
-    ------
-    InputError
-        If it is something else, or empty; names the field.
-    """
-    if not isinstance(value, dict):
-        raise InputError(f"holds a {type(value).__name__}", where=where, field=field or None, expected=what)
-    if not value:
-        raise InputError("is empty", where=where, field=field or None, expected=what)
-    return value
-
-
-def number_list(value: Any, where: str | Path, field: str, what: str, length: int | None = None) -> list[float]:
-    """Take a JSON list of numbers.
-
-    Raises
-    ------
-    InputError
-        If it is something else, or of another length; names the field.
-    """
-    fits = isinstance(value, list) and all(isinstance(v, int | float) and not isinstance(v, bool) for v in value)
-    if not fits or (length is not None and len(value) != length):
-        raise InputError(f"found {json.dumps(value)[:60]}", where=where, field=field, expected=what)
-    return [float(v) for v in value]

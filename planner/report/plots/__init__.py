@@ -11,5 +11,14 @@ from planner.report.plots.layers import plot_layers
 from planner.report.plots.memory import plot_memory
 from planner.report.plots.placement import plot_placement
 from planner.report.plots.roofline import plot_roofline
+from planner.report.plots.timeline import plot_timeline
 
-__all__ = ["plot_accuracy", "plot_frontier", "plot_layers", "plot_memory", "plot_placement", "plot_roofline"]
+__all__ = [
+    "plot_accuracy",
+    "plot_frontier",
+    "plot_layers",
+    "plot_memory",
+    "plot_placement",
+    "plot_roofline",
+    "plot_timeline",
+]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from planner.search.training.lagrange import directions, potentials_SXN
+from planner.search.training.lagrange import potentials_SPNX
 from planner.search.training.stage_graph import Edges, Stage, StageGraph
 from planner.search.training.transport import assign
 
@@ -96,20 +96,20 @@ def least_sum(graph: StageGraph, edges: Edges, price_XK: Array, *, peak: float, 
         return nothing
     relaxed = edges.take(edges.relaxed_E)
     # prices on the sum, and prices alone: what these prove to be unaffordable no sum makes good
-    alone_XK = directions(len(graph.counts_K)) / np.maximum(graph.counts_K, 1)
+    alone_XK = graph.directions_XK
     scale_X = np.repeat([1.0, 0.0], [len(price_XK), len(alone_XK)])
     price_XK = np.concatenate([price_XK, alone_XK])
     limit_X = np.where(scale_X > 0, limit, _SLACK * 1e3)
     paid_XC = graph.prices_C(price_XK)
-    weight_XE = scale_X[:, None] * relaxed.total_E + paid_XC[:, relaxed.class_E]
-    ahead_SXN = potentials_SXN(graph, relaxed, weight_XE)
+    weight_EX = scale_X * relaxed.total_E[:, None] + paid_XC.T[relaxed.class_E]
+    ahead_SPNX = potentials_SPNX(graph, relaxed, weight_EX)
     budget_X = price_XK @ graph.counts_K
     types, flexible = len(graph.counts_K), np.flatnonzero(graph.flexible_C)
     columns = -(-len(flexible) // _CLASSES_A_COLUMN)
     mark_CY = np.zeros((len(graph.use_CK), columns), dtype=np.int64)
     for number, c in enumerate(flexible):
         mark_CY[c, number // _CLASSES_A_COLUMN] = 1 << (_BITS * (number % _CLASSES_A_COLUMN))
-    width = max(len(levels) for levels in graph.levels_N)
+    width = max(graph.num_ports, *(len(levels) for levels in graph.levels_N))
     first_N = np.searchsorted(edges.end_E, np.arange(graph.num_layers + 2))
     step = _Step(
         node_L=np.array([graph.num_layers]),
@@ -124,13 +124,15 @@ def least_sum(graph: StageGraph, edges: Edges, price_XK: Array, *, peak: float, 
     history, wholes, exact, kept = [step], [], True, 0
     most = min(graph.max_stages, graph.num_layers)
     for s in range(1, most + 1):
-        grown = _grow(graph, edges, step, first_N, mark_CY, paid_XC, ahead_SXN[s], budget_X, s, peak, scale_X, limit_X)
+        grown = _grow(graph, edges, step, first_N, mark_CY, paid_XC, ahead_SPNX[s], budget_X, s, peak, scale_X, limit_X)
         if grown is None:
             break
         step = _distinct(grown, width)
         if int((step.node_L > 0).sum()) > beam:
             priced = scale_X > 0
-            promise_XL = step.price_XL[priced] + ahead_SXN[s][priced][:, step.node_L] - budget_X[priced, None]
+            port_L = step.level_L if graph.num_ports > 1 else np.zeros_like(step.level_L)
+            promise_XL = step.price_XL[priced] + ahead_SPNX[s, port_L, step.node_L][:, priced].T
+            promise_XL = promise_XL - budget_X[priced, None]
             promise_L = step.total_L + promise_XL.max(axis=0)
             promise_L = np.where(step.node_L == 0, -np.inf, promise_L)
             order = np.sort(np.argsort(promise_L, kind="stable")[: beam + int((step.node_L == 0).sum())])
@@ -138,7 +140,7 @@ def least_sum(graph: StageGraph, edges: Edges, price_XK: Array, *, peak: float, 
             step = step.take(order)
         history.append(step)
         kept += len(step.node_L)
-        ends = np.flatnonzero(step.node_L == 0)
+        ends = np.flatnonzero(step.node_L == 0) if s >= graph.min_stages else np.zeros(0, dtype=np.int64)
         wholes += [(float(step.total_L[row]), s, int(row)) for row in ends]
     wholes.sort()
     paths: list[tuple[Stage, ...]] = []
@@ -170,7 +172,7 @@ def _grow(
     first_N: IntArray,
     mark_CY: IntArray,
     paid_XC: Array,
-    ahead_XN: Array,
+    ahead_PNX: Array,
     budget_X: Array,
     s: int,
     peak: float,
@@ -186,7 +188,7 @@ def _grow(
     label = np.repeat(open_L, pairs_L)
     begin = np.cumsum(pairs_L) - pairs_L
     edge = np.arange(len(label)) - np.repeat(begin, pairs_L) + np.repeat(first_N[node], pairs_L)
-    fits = (edges.own_E[edge] <= step.level_L[label]) & (edges.depth_E[edge] >= s)
+    fits = graph.joined(edges.own_E[edge], step.level_L[label]) & (edges.depth_E[edge] >= s)
     label, edge = label[fits], edge[fits]
     extra = graph.extra(edges.end_E[edge], edges.own_E[edge], step.level_L[label])
     total = step.total_L[label] + edges.total_E[edge] + graph.hops.sum_after * extra
@@ -195,16 +197,20 @@ def _grow(
     fits &= (use <= graph.counts_K).all(axis=1)
     label, edge, total, use = label[fits], edge[fits], total[fits], use[fits]
     start, c = edges.start_E[edge], edges.class_E[edge]
+    level = np.where(start > 0, edges.level_E[edge], 0)
+    port = level if graph.num_ports > 1 else np.zeros_like(level)
     alive = np.ones(len(label), dtype=bool)
+    ahead_XL = ahead_PNX[port, start].T
     for x in range(len(budget_X)):
-        bound = scale_X[x] * total + step.price_XL[x, label] + paid_XC[x, c] + ahead_XN[x, start] - budget_X[x]
+        bound = scale_X[x] * total + step.price_XL[x, label] + paid_XC[x, c] + ahead_XL[x] - budget_X[x]
         alive &= bound < limit_X[x]
-    label, edge, total, use, start, c = label[alive], edge[alive], total[alive], use[alive], start[alive], c[alive]
+    label, edge, total, use = label[alive], edge[alive], total[alive], use[alive]
+    start, c, level = start[alive], c[alive], level[alive]
     if not len(label):
         return None
     return _Step(
         node_L=start,
-        level_L=np.where(start > 0, edges.level_E[edge], 0),
+        level_L=level,
         total_L=total,
         use_LK=use,
         flexible_LY=step.flexible_LY[label] + mark_CY[c],

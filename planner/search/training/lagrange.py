@@ -3,7 +3,8 @@
 For prices ``q >= 0`` the least ``sum_s (v_s + q u_s) - q N`` over all paths is a bound on the least ``sum_s v_s`` over
 those within the budgets N. Many price vectors are tried at once.
 
-Legend: X price vector, K GPU type, N layer boundary, S stages from here to the end, E edge.
+Legend: X price vector, K GPU type, N layer boundary, S stages from here to the end, E edge, P port, C class,
+G classes that join the same ports.
 """
 
 from __future__ import annotations
@@ -18,45 +19,73 @@ from planner.search.training.stage_graph import Edges, StageGraph
 if TYPE_CHECKING:
     from planner.cost._types import Array, IntArray
 
-__all__ = ["best_prices", "directions", "may_be_afforded", "potentials_SXN", "suffixes_SXN"]
+__all__ = ["best_prices", "least_peak", "may_be_afforded", "potentials_SPNX", "suffixes_SPNX"]
 
 _ROUNDS: Final = 3
+# What all GPUs are worth together, in units of the least sum.
+_SCALES: Final = (0.5, 1.5, 4.0, 12.0)
+# The same of each of few types.
+_GRID: Final = (0.0, 0.3, 1.0, 3.0, 10.0, 40.0)
 
 
-def suffixes_SXN(graph: StageGraph, edges: Edges, weight_XE: Array) -> Array:
-    """Least weight of every suffix by its number of stages; edges sorted by start."""
-    X, N = len(weight_XE), graph.num_layers + 1
+def suffixes_SPNX(graph: StageGraph, edges: Edges, weight_EX: Array) -> Array:
+    """Least weight of every suffix by its number of stages, and by the port that its first stage offers."""
+    X, N, P = weight_EX.shape[1], graph.num_layers + 1, graph.num_ports
     most = min(graph.max_stages, graph.num_layers)
-    least = np.full((most + 1, X, N), np.inf)
-    least[0, :, N - 1] = 0.0
-    shallow = int(edges.depth_E.min(initial=most))
+    least = np.full((most + 1, P, N, X), np.inf)
+    least[0, 0, N - 1] = 0.0
+    groups, of_C = graph.alike_joins
+    place_E = edges.start_E * P + edges.level_E if P > 1 else edges.start_E
+    order = np.argsort(place_E.astype(np.int32), kind="stable")
+    place_E = (edges.level_E[order] * N if P > 1 else 0) + edges.start_E[order]
+    behind_E = (of_C[edges.own_E[order]] * N if P > 1 else 0) + edges.end_E[order]
+    depth_E, weight_EX = edges.depth_E[order], weight_EX[order]
+    shallow = int(depth_E.min(initial=most))
+    first = _first_of_each(place_E)
     for s in range(1, most + 1):
-        rows: slice | IntArray = slice(None) if s <= shallow else np.flatnonzero(edges.depth_E >= s)
-        if not len(edges.depth_E[rows]):
-            break
-        start = edges.start_E[rows]
-        first = _first_of_each(start)
-        reach = weight_XE[:, rows] + least[s - 1][:, edges.end_E[rows]]
-        least[s][:, start[first]] = np.minimum.reduceat(reach, first, axis=1)
+        if s > shallow:
+            rows = np.flatnonzero(depth_E >= s)
+            if not len(rows):
+                break
+            place_E, behind_E, depth_E, weight_EX = place_E[rows], behind_E[rows], depth_E[rows], weight_EX[rows]
+            first = _first_of_each(place_E)
+            shallow = int(depth_E.min())
+        reach_FX = np.concatenate([least[s - 1, ports].min(axis=0) for ports in groups])
+        reach = reach_FX[behind_E]
+        reach += weight_EX
+        least[s].reshape(P * N, X)[place_E[first]] = np.minimum.reduceat(reach, first, axis=0)
         if not np.isfinite(least[s]).any():
             break
     return least
 
 
-def potentials_SXN(graph: StageGraph, edges: Edges, weight_XE: Array) -> Array:
-    """Least weight of what comes before a boundary behind which there are s stages; edges sorted by end."""
-    X, N = len(weight_XE), graph.num_layers + 1
+def potentials_SPNX(graph: StageGraph, edges: Edges, weight_EX: Array) -> Array:
+    """Least weight of what comes before a boundary behind which there are s stages, the first with a port."""
+    X, N, P = weight_EX.shape[1], graph.num_layers + 1, graph.num_ports
     most = min(graph.max_stages, graph.num_layers)
-    least = np.full((most + 1, X, N), np.inf)
-    least[:, :, 0] = 0.0
+    least = np.full((most + 1, P, N, X), np.inf)
+    least[graph.min_stages :, :, 0] = 0.0
+    groups, of_C = graph.alike_joins
+    G = len(groups)
+    place_E = edges.end_E * G + of_C[edges.class_E] if P > 1 else edges.end_E
+    order = np.argsort(place_E.astype(np.int32), kind="stable")
+    place_E = (of_C[edges.class_E[order]] * N if P > 1 else 0) + edges.end_E[order]
+    before_E = (edges.level_E[order] * N if P > 1 else 0) + edges.start_E[order]
+    depth_E, weight_EX = edges.depth_E[order], weight_EX[order]
+    deep = int(depth_E.min(initial=most))
+    first_all = _first_of_each(place_E)
     for s in range(most - 1, -1, -1):
-        rows = np.flatnonzero(edges.depth_E > s)
-        if not len(rows):
+        rows: slice | IntArray = slice(None) if s < deep else np.flatnonzero(depth_E > s)
+        place = place_E[rows]
+        if not len(place):
             continue
-        end = edges.end_E[rows]
-        first = _first_of_each(end)
-        reach = weight_XE[:, rows] + least[s + 1][:, edges.start_E[rows]]
-        least[s][:, end[first]] = np.minimum.reduceat(reach, first, axis=1)
+        first = first_all if s < deep else _first_of_each(place)
+        reach = least[s + 1].reshape(P * N, X)[before_E[rows]]
+        reach += weight_EX[rows]
+        found = np.full((G * N, X), np.inf)
+        found[place[first]] = np.minimum.reduceat(reach, first, axis=0)
+        for ports, found_NX in zip(groups, found.reshape(G, N, X), strict=True):
+            least[s, ports] = np.minimum(least[s, ports], found_NX)
     return least
 
 
@@ -65,29 +94,48 @@ def _first_of_each(sorted_E: IntArray) -> IntArray:
     return np.concatenate([[0], 1 + np.flatnonzero(sorted_E[1:] != sorted_E[:-1])])
 
 
-def _by_start(edges: Edges) -> Edges:
-    return edges.take(np.argsort(edges.start_E, kind="stable"))
-
-
 def _bounds_X(graph: StageGraph, edges: Edges, price_XK: Array, scale: float) -> Array:
-    weight_XE = scale * edges.total_E + graph.prices_C(price_XK)[:, edges.class_E]
-    least = suffixes_SXN(graph, edges, weight_XE)[1:, :, 0].min(axis=0)
+    weight_EX = graph.prices_C(price_XK).T[edges.class_E]
+    if scale:
+        weight_EX += scale * edges.total_E[:, None]
+    least = suffixes_SPNX(graph, edges, weight_EX)[graph.min_stages :, :, 0].min(axis=(0, 1), initial=np.inf)
     return np.asarray(least - price_XK @ graph.counts_K)
-
-
-def directions(types: int) -> Array:
-    """Price vectors that point evenly everywhere."""
-    steps = {1: 1, 2: 8, 3: 4}.get(types, 3)
-    grid = [one for one in product(range(steps + 1), repeat=types) if sum(one) == steps]
-    return np.asarray(grid, dtype=float) / steps
 
 
 def may_be_afforded(graph: StageGraph, edges: Edges) -> bool:
     """False where prices prove that no path is within the budgets; edges as in `Edges.relaxed_E`."""
     if not len(edges):
         return False
-    price_XK = directions(len(graph.counts_K)) / np.maximum(graph.counts_K, 1)
-    return bool(_bounds_X(graph, _by_start(edges), price_XK, 0.0).max() <= 1e-9)
+    return bool(_bounds_X(graph, edges, graph.directions_XK, 0.0).max() <= 1e-9)
+
+
+def least_peak(graph: StageGraph, edges: Edges, low: int, high: int, precise: float) -> int | None:
+    """Lowest bottleneck that may be afforded, nearly.
+
+    Parameters
+    ----------
+    graph, edges
+        As in `may_be_afforded`.
+    low, high
+        Positions in `StageGraph.peaks` to look between.
+    precise
+        Seconds of an iteration that do not matter.
+
+    Returns
+    -------
+    int or None
+        A position below which nothing can be afforded; None where nothing can at all.
+    """
+    if not may_be_afforded(graph, edges.take(edges.peak_E <= graph.peaks[high])):
+        return None
+    while low < high and (graph.microbatches - 1) * (graph.peaks[high] - graph.peaks[low]) > precise:
+        middle = int(np.searchsorted(graph.peaks, (graph.peaks[low] + graph.peaks[high]) / 2, side="right")) - 1
+        middle = min(max(middle, low), high - 1)
+        if may_be_afforded(graph, edges.take(edges.peak_E <= graph.peaks[middle])):
+            high = middle
+        else:
+            low = middle + 1
+    return low
 
 
 def best_prices(graph: StageGraph, edges: Edges, prices_K: Array | None, enough: float) -> tuple[float, Array]:
@@ -109,7 +157,6 @@ def best_prices(graph: StageGraph, edges: Edges, prices_K: Array | None, enough:
     array, shape (K,)
         Its prices.
     """
-    edges = _by_start(edges)
     types = len(graph.counts_K)
     nothing = np.zeros((1, types))
     if not len(edges):
@@ -119,11 +166,13 @@ def best_prices(graph: StageGraph, edges: Edges, prices_K: Array | None, enough:
         free = float(_bounds_X(graph, edges, nothing, 1.0)[0])
         if not np.isfinite(free):
             return np.inf, nothing[0]
-        scales = {1: (0.0, 0.3, 1.0, 3.0, 10.0, 40.0), 2: (0.0, 0.3, 1.0, 3.0, 10.0, 40.0), 3: (0.0, 0.5, 2.0, 10.0)}
-        steps = scales.get(types, (0.0, 1.0, 6.0))
-        price_XK = np.array(list(product(steps, repeat=types))) * (free / counts_K)
+        if types <= 2:
+            price_XK = np.array(list(product(_GRID, repeat=types))) * (free / counts_K)
+        else:
+            price_XK = (np.array(_SCALES)[:, None, None] * free * graph.directions_XK).reshape(-1, types)
     else:
         price_XK = np.concatenate([nothing, prices_K[None]])
+    price_XK = np.concatenate([nothing, price_XK]) if prices_K is None else price_XK
     value_X = _bounds_X(graph, edges, price_XK, 1.0)
     best = int(np.argmax(value_X))
     value, at = float(value_X[best]), price_XK[best]

@@ -1,13 +1,7 @@
-"""Plans under Metis' published cost, with every stage priced, both links read and memory counted per GPU.
+"""The exact search under Metis' published cost (`planner.cost.metis`): all plans instead of some.
 
-``T = (B - 1) max t + sum t + B f + max u + max d + sum p + B g`` for B microbatches of the whole batch: ``t`` the
-layers of a stage on its slowest replica; ``f`` what the last stage's profile has beyond its layers; ``u = 2 opt / tp``
-times the stage's share of the layers; ``d = 2 (dp - 1) / dp`` of its parameters over the data-parallel group's slowest
-link; ``p`` its output, in elements, over the link to the next stage; ``g`` the generation of a microbatch. Bandwidths
-count 1.048576e9 bytes/s per GB/s, as the formula does. A GPU holds the sum of its layers' memory.
-
-A stage's TP groups stay inside nodes; its gradients cross nodes where it has more GPUs than one. Stages are taken to
-be on different nodes where there are several.
+A graph for every number of microbatches that divides the batch. A class is the fewest replicas that take a microbatch:
+of one GPU type, or of two with the same TP.
 
 Legend: C class, K GPU type, L layer, N layer boundary.
 
@@ -19,15 +13,24 @@ T. Um et al., "Metis: fast automatic distributed training on heterogeneous GPUs"
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from functools import partial
 from itertools import combinations
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from planner.errors import InfeasibleError
+from planner.cost.metis import (
+    MetisGpu,
+    MetisJob,
+    MetisProfile,
+    MetisReplicas,
+    MetisStage,
+    metis_links,
+    metis_seconds_per_byte,
+)
+from planner.cost.metis_own import metis_own_hop, metis_own_sync
 from planner.search.training.cells import Answer, search_graphs
+from planner.search.training.measured_changes import metis_without_plan
 from planner.search.training.stage_graph import Hops, StageGraph
 
 if TYPE_CHECKING:
@@ -44,82 +47,13 @@ __all__ = [
     "search_metis_referee",
 ]
 
-_GIGA: Final = 1e3 * 2.0**20 / 1e9  # bytes/s that count as one byte/s of bandwidth
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class MetisProfile:
-    """One profile: seconds and bytes of each layer, and seconds of forward and backward beyond the layers."""
-
-    time_L: Array
-    memory_L: Array
-    beyond: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MetisGpu:
-    """GPUs of one type: how many, how many a node, bytes of each, bandwidths in bytes/s."""
-
-    count: int
-    per_node: int
-    memory: float
-    intra: float
-    inter: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class MetisJob:
-    """What to train, and where.
-
-    Parameters
-    ----------
-    gpus
-        By type.
-    profiles
-        By (type, TP, microbatch of a replica).
-    parameters_L
-        Bytes of each layer, not split.
-    optimizer, generation
-        Seconds of the whole model's update at TP 1, and of making a microbatch.
-    batch, sequence_length, hidden
-        Sequences of an iteration, their tokens, and the width of activations.
-    """
-
-    gpus: Mapping[str, MetisGpu]
-    profiles: Mapping[tuple[str, int, int], MetisProfile]
-    parameters_L: Array
-    optimizer: float
-    generation: float
-    batch: int
-    sequence_length: int
-    hidden: int
-    max_stages: int = 16
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class MetisReplicas:
-    """Replicas of a stage that are alike: GPU type, TP, how many, sequences of a microbatch on each."""
-
-    device: str
-    tp: int
-    count: int
-    share: int
-
-
-@dataclass(frozen=True, slots=True)
-class MetisStage:
-    """``[first, end)`` of the layers and the replicas that hold them."""
-
-    layers: tuple[int, int]
-    replicas: tuple[MetisReplicas, ...]
-
-
 _Class = tuple[MetisReplicas, ...]
 
 
-def metis_graphs(job: MetisJob) -> list[StageGraph]:
-    """One stage graph for every number of microbatches that divides the batch."""
-    return [_graph(job, B) for B in range(1, job.batch + 1) if job.batch % B == 0 and _classes(job, job.batch // B)]
+def metis_graphs(job: MetisJob, *, own: bool = False) -> list[StageGraph]:
+    """One stage graph for every number of microbatches that divides the batch, by the formula or by our own terms."""
+    counts = [B for B in range(1, job.batch + 1) if job.batch % B == 0 and _classes(job, job.batch // B)]
+    return [_graph(job, B, own=own) for B in counts]
 
 
 def _classes(job: MetisJob, sequences: int) -> list[_Class]:
@@ -148,11 +82,10 @@ def _sums(value_L: Array) -> Array:
     return np.where(order[:, None] < order, upto[None, :] - upto[:, None], np.inf)
 
 
-def _graph(job: MetisJob, microbatches: int) -> StageGraph:
+def _graph(job: MetisJob, microbatches: int, *, own: bool) -> StageGraph:
     classes, types = _classes(job, job.batch // microbatches), sorted(job.gpus)
     L, C = len(job.parameters_L), len(classes)
     N = L + 1
-    nodes = sum(math.ceil(gpu.count / gpu.per_node) for gpu in job.gpus.values())
     order = np.arange(N)
     inside = order[:, None] < order
     share_NN = np.where(inside, (order[None, :] - order[:, None]) / L, 0.0)
@@ -173,14 +106,16 @@ def _graph(job: MetisJob, microbatches: int) -> StageGraph:
         total[c] = peak[c]
         beyond = max(job.profiles[one.device, one.tp, one.share].beyond for one in parts)
         total[c, :, L] += microbatches * beyond
-        gpus = [job.gpus[one.device] for one in parts]
-        together = len(parts) == 1 and dp * tp <= gpus[0].per_node
-        slowest = min(gpu.intra if together else gpu.inter for gpu in gpus) if nodes > 1 else min(g.intra for g in gpus)
-        sync[c] = 2.0 * (dp - 1) / dp * held_NN / tp / (slowest * _GIGA)
+        if own:
+            shares_NN = held_NN / float(job.parameters_L.sum())
+            sync[c] = metis_own_sync(job, parts) * held_NN + job.optimizer / tp * shares_NN
+            end[c, 1:L] = metis_own_hop(job, parts)
+            continue
+        links = metis_links(job, MetisStage((0, L), parts))
+        sync[c] = 2.0 * (dp - 1) / dp * held_NN / tp * metis_seconds_per_byte(links.sync)
         update[c] = 2.0 * job.optimizer / tp * share_NN
-        link = min(gpu.inter if nodes > 1 else gpu.intra for gpu in gpus)
         elements = max(one.share for one in parts) * job.sequence_length * job.hidden
-        end[c, 1:L] = elements / (link * _GIGA)
+        end[c, 1:L] = elements * metis_seconds_per_byte(links.after)
     return StageGraph(
         microbatches=microbatches,
         counts_K=np.array([job.gpus[name].count for name in types], dtype=np.int64),
@@ -193,7 +128,7 @@ def _graph(job: MetisJob, microbatches: int) -> StageGraph:
         update_CNN=update,
         depth_CNN=np.where(np.isfinite(peak), job.max_stages, 0).astype(np.int64),
         end_CN=end,
-        hops=Hops(sum_after=1.0),
+        hops=Hops(peak_after=2.0, sum_after=2.0) if own else Hops(sum_after=1.0),
         constant=microbatches * job.generation,
         max_stages=min(job.max_stages, L),
         label=(microbatches, tuple(classes)),
@@ -201,9 +136,9 @@ def _graph(job: MetisJob, microbatches: int) -> StageGraph:
 
 
 def search_metis_referee(
-    job: MetisJob, budget: Budget, *, tolerance: float = 0.0
+    job: MetisJob, budget: Budget, *, tolerance: float = 0.0, own: bool = False
 ) -> tuple[tuple[MetisStage, ...], int, Answer]:
-    """Find the plan that is fastest by the formula.
+    """Find the plan that is fastest by the formula, or by our own terms (`planner.cost.metis_own`).
 
     Returns
     -------
@@ -217,15 +152,14 @@ def search_metis_referee(
     Raises
     ------
     InfeasibleError
-        If nothing fits.
+        If nothing fits; names what binds and the smallest change that would help.
+    TimeLimitError
+        If the time limit passed without a plan.
     """
-    graphs = metis_graphs(job)
+    graphs = metis_graphs(job, own=own)
     answer = search_graphs(graphs, time_limit=budget.remaining(), tolerance=tolerance, report=budget.report)
     if answer.graph is None:
-        raise InfeasibleError(
-            "no plan fits the GPUs' memory" if answer.closed else f"no plan within {budget.time_limit:g} s",
-            hint="profiles with a higher TP or a smaller microbatch",
-        )
+        raise metis_without_plan(job, answer, budget.time_limit, partial(metis_graphs, own=own))
     microbatches, classes = graphs[answer.graph].label
     stages = tuple(MetisStage((i, j), classes[c]) for c, i, j in answer.path)
     return stages, microbatches, answer

@@ -11,7 +11,10 @@ sync and ``u`` its optimizer. A boundary is as slow as the slower of its two end
 A class spends a fixed number of GPUs of each type, or it is *flexible*: it has `degree` replicas, each on one of
 several types, and only their sum is fixed. A flexible stage is priced as if all its types took part.
 
-Legend: C class, K GPU type, N layer boundary (number of layers + 1), E edge.
+Where a boundary's cost is not the slower of two ends, classes can say instead what may follow them: each offers a
+*port* to the stage in front of it, and has a list of ports that it joins. Its own times then hold the boundary.
+
+Legend: C class, K GPU type, N layer boundary (number of layers + 1), E edge, P port.
 """
 
 from __future__ import annotations
@@ -28,6 +31,14 @@ if TYPE_CHECKING:
     from planner.cost._types import Array, BoolArray, IntArray
 
 __all__ = ["Edges", "Hops", "Stage", "StageGraph"]
+
+
+def _even(types: int) -> Array:
+    """Price vectors that point evenly everywhere, the sum of each 1."""
+    steps = {1: 1, 2: 8, 3: 4}.get(types, 2)
+    grid = [one for one in itertools.product(range(steps + 1), repeat=types) if sum(one) == steps]
+    return np.asarray(grid, dtype=float) / steps
+
 
 # A stage of a path: class, first layer, one past the last.
 Stage = tuple[int, int, int]
@@ -56,7 +67,8 @@ class Edges:
     class_E, start_E, end_E
         Class and layers.
     level_E, own_E
-        Rank of the promised boundary before the stage, and of the stage's own end of the boundary after it.
+        Rank of the promised boundary before the stage, and of the stage's own end of the boundary after it; with
+        ports, the port that the stage offers, and its class.
     peak_E, total_E
         Seconds in the bottleneck and in the sum, the boundary after it as fast as the stage itself.
     sync_E, update_E
@@ -116,10 +128,13 @@ class StageGraph:
         How boundaries count.
     constant
         Seconds on top of every iteration.
-    max_stages
-        Most stages.
+    max_stages, min_stages
+        Most and fewest stages.
     bounding_C
         Classes that bounds need: another is never cheaper than one of these in time and GPUs alike. None: all.
+    port_C, joins_CP
+        Port that a class offers to the stage in front of it, and ports that it may have behind it; None: any class
+        follows any other. Port 0 is the end of the pipeline.
     label
         What the caller wants to recognise it by.
     """
@@ -138,7 +153,10 @@ class StageGraph:
     hops: Hops = field(default_factory=Hops)
     constant: float = 0.0
     max_stages: int = 16
+    min_stages: int = 1
     bounding_C: BoolArray | None = None
+    port_C: IntArray | None = None
+    joins_CP: BoolArray | None = None
     label: Any = None
 
     @property
@@ -151,6 +169,19 @@ class StageGraph:
         """Classes whose replicas choose their type."""
         return np.asarray((self.replica_CK > 0).any(axis=1))
 
+    @property
+    def num_ports(self) -> int:
+        """Ports; 1 where there are none to speak of."""
+        return 1 if self.joins_CP is None else int(self.joins_CP.shape[1])
+
+    @cached_property
+    def alike_joins(self) -> tuple[list[IntArray], IntArray]:
+        """Lists of ports that some class joins, and for each class which of them."""
+        if self.joins_CP is None:
+            return [np.zeros(1, dtype=np.int64)], np.zeros(len(self.use_CK), dtype=np.int64)
+        rows, of_C = np.unique(self.joins_CP, axis=0, return_inverse=True)
+        return [np.flatnonzero(row) for row in rows], np.asarray(of_C).reshape(-1)
+
     @cached_property
     def levels_N(self) -> list[Array]:
         """Speeds that a boundary can have: the distinct ends of classes there."""
@@ -160,6 +191,30 @@ class StageGraph:
     def _seconds_NV(self) -> Array:
         width = max(len(levels) for levels in self.levels_N)
         return np.array([np.pad(levels, (0, width - len(levels)), mode="edge") for levels in self.levels_N])
+
+    @cached_property
+    def directions_XK(self) -> Array:
+        """Prices on GPUs that may bound well, all GPUs together worth 1: even ones, and those that make types alike."""
+        counts_K = np.maximum(self.counts_K, 1)
+        even_XK = _even(len(counts_K)) / counts_K
+        N = self.num_layers + 1
+        order = np.arange(N)
+        length = np.where(order[:, None] < order, order - order[:, None], 1)
+        each_CNN = np.where(self.depth_CNN > 0, self.peak_CNN, np.inf) / length
+        each_C = each_CNN.reshape(len(each_CNN), -1).min(axis=1, initial=np.inf)
+        use_C = self.use_CK.sum(axis=1)
+        single = np.isfinite(each_C) & ((self.use_CK > 0).sum(axis=1) == 1) & (each_C > 0)
+        if not single.any():
+            return np.asarray(even_XK)
+        at_C = self.use_CK.argmax(axis=1)
+        place_X = np.linspace(0.0, 0.9, 5)[:, None] / each_C[single].min()
+        worth_XC = np.maximum(1.0 / each_C[single] - place_X, 0.0) / use_C[single]
+        price_XK = np.zeros((len(place_X), len(counts_K)))
+        for k in np.unique(at_C[single]):
+            price_XK[:, k] = worth_XC[:, at_C[single] == k].max(axis=1)
+        total_X = price_XK @ self.counts_K
+        alike_XK = price_XK[total_X > 0] / total_X[total_X > 0][:, None]
+        return np.concatenate([alike_XK, even_XK])
 
     def prices_C(self, price_XK: Array) -> Array:
         """What a stage of each class pays for its GPUs at least, shape (X, C), for prices of shape (X, K)."""
@@ -180,6 +235,8 @@ class StageGraph:
         if self.bounding_C is None:  # else what no budget affords may stand for others in bounds
             possible &= np.asarray((self.use_CK <= self.counts_K).all(axis=1))[:, None, None]
         c, i, j = np.nonzero(possible)
+        if self.port_C is not None:
+            return self._ported(c, i, j)
         rank_NC = [np.searchsorted(levels, self.end_CN[:, n]) for n, levels in enumerate(self.levels_N)]
         rank_CN = np.stack(rank_NC, axis=1).astype(np.int64)
         own_in, own_out = rank_CN[c, i], rank_CN[c, j]
@@ -208,15 +265,40 @@ class StageGraph:
         )
         return found.take(np.lexsort((found.level_E, found.class_E, found.start_E, found.end_E)))
 
+    def _ported(self, c: IntArray, i: IntArray, j: IntArray) -> Edges:
+        """Edges of classes that say what they join."""
+        if self.port_C is None:
+            raise ValueError("the graph has no ports")
+        found = Edges(
+            class_E=c,
+            start_E=i,
+            end_E=j,
+            level_E=np.where(i > 0, self.port_C[c], 0),
+            own_E=c,
+            peak_E=self.peak_CNN[c, i, j],
+            total_E=self.total_CNN[c, i, j],
+            sync_E=self.sync_CNN[c, i, j],
+            update_E=self.update_CNN[c, i, j],
+            depth_E=np.minimum(self.depth_CNN[c, i, j], self.max_stages),
+            relaxed_E=np.ones(len(c), dtype=bool),
+        )
+        return found.take(np.lexsort((c, i, j)))
+
+    def joined(self, own: IntArray, level: IntArray) -> BoolArray:
+        """Whether stages with such ends of a boundary may be in front of a promised one."""
+        return np.asarray(own <= level) if self.joins_CP is None else np.asarray(self.joins_CP[own, level])
+
     def extra(self, node: IntArray, own: IntArray, level: IntArray) -> Array:
         """Seconds by which promised boundaries are slower than stages' own ends of them."""
+        if self.joins_CP is not None:
+            return np.zeros(len(node))
         return np.asarray(self._seconds_NV[node, level] - self._seconds_NV[node, own])
 
     @cached_property
     def peaks(self) -> Array:
         """Every bottleneck that there can be, sorted."""
         edges, values = self.edges, [self.edges.peak_E]
-        if self.hops.peak_after:
+        if self.hops.peak_after and self.joins_CP is None:
             for level in range(1, max(len(levels) for levels in self.levels_N)):
                 slower = (edges.end_E < self.num_layers) & (edges.own_E < level)
                 slower &= np.array([len(levels) for levels in self.levels_N])[edges.end_E] > level
