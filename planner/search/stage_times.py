@@ -14,7 +14,7 @@ from planner.search.template_rows import WHOLE
 
 if TYPE_CHECKING:
     from planner.cost._types import Array, BoolArray, IntArray
-    from planner.search.template_caps import CapacityForm
+    from planner.search.capacity_tables import CapacityTables
 
 __all__ = ["ENDLESS", "Instances", "Lengths", "StageTimes"]
 
@@ -60,7 +60,7 @@ class StageTimes:
         The caps.
     """
 
-    def __init__(self, form: CapacityForm) -> None:
+    def __init__(self, form: CapacityTables) -> None:
         self._form = form
         self._unit = 1 if form.whole else _DIVIDED
         self.length = form.layers * self._unit

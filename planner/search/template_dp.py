@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from planner.cost._types import Array, IntArray
+    from planner.search.capacity_tables import CapacityTables
     from planner.search.problem import ServingProblem
-    from planner.search.template_caps import CapacityForm
     from planner.search.templates import StageKind
 
 __all__ = ["Prices", "TemplateDp"]
@@ -90,7 +90,7 @@ class TemplateDp:
         Most stages.
     """
 
-    def __init__(self, form: CapacityForm, problem: ServingProblem, kinds: Sequence[StageKind], depth: int) -> None:
+    def __init__(self, form: CapacityTables, problem: ServingProblem, kinds: Sequence[StageKind], depth: int) -> None:
         self._tables, self._depth = form.tables, depth
         self._times = StageTimes(form)
         self._length = self._times.length
