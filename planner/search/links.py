@@ -62,7 +62,9 @@ def alike_by_links(cluster: Cluster, *, most: int) -> tuple[Cluster, tuple[int, 
     whole = cluster, tuple(range(len(cluster.classes)))
     if not named & set(cluster.nodes) or len(cluster.nodes) > _MOST_NODES:
         return whole
-    colour = {node: (c,) for c, node_class in enumerate(cluster.classes) for node in node_class.nodes}
+    colour: dict[str, tuple[int, ...]] = {
+        node: (c,) for c, node_class in enumerate(cluster.classes) for node in node_class.nodes
+    }
     while True:
         seen: dict[str, tuple[object, ...]] = {}
         for node in cluster.nodes:
@@ -73,7 +75,7 @@ def alike_by_links(cluster: Cluster, *, most: int) -> tuple[Cluster, tuple[int, 
                     to[colour[other], link.bandwidth, link.latency] += 1
             seen[node] = colour[node], tuple(sorted(to.items()))
         number = {found: i for i, found in enumerate(dict.fromkeys(seen[node] for node in cluster.nodes))}
-        finer = {node: (colour[node][0], number[seen[node]]) for node in cluster.nodes}
+        finer: dict[str, tuple[int, ...]] = {node: (colour[node][0], number[seen[node]]) for node in cluster.nodes}
         if len(number) > most:
             return whole
         if len(number) == len(set(colour.values())):
