@@ -1,100 +1,97 @@
-"""What mixing GPU types is worth on every shipped mixed cluster: the plan against one pool per type and an even split.
+"""What mixing GPU types is worth on every shipped mixed cluster: the plan against pools and even splits.
 
-For each cluster: goodput of the plan for vLLM and with any TP per stage; of the best pools of one node class each,
-every one planned alone; and of replicas that span whole classes with layers split evenly. Fails where the plan is less
-than the pools, or any TP serves less than one TP under the same engine.
+For each cluster and a model that its GPUs can share: goodput of the plan for vLLM and with any TP per stage; of the
+best pools of one node class each, every one planned alone by the same search; of the best homogeneous pools that trying
+every TP and depth finds; and of all GPUs cut evenly with the layers that vLLM and SGLang split when told nothing. Says
+where the plan equals one of them. Fails where it is less than any, or any TP serves less than one.
+
+    python benchmarks/search_serving_mixes.py [CLUSTER ...]
 """
 
 from __future__ import annotations
 
 import sys
+import time
 from dataclasses import replace
+from typing import Final
 
-from planner.cluster import Cluster, load_cluster
-from planner.cost.memory import tensor_parallel_fault
-from planner.cost.prediction import PlacedStage, predict_serving
+from planner.cluster import Cluster, list_clusters, load_cluster
 from planner.engine import load_engine
-from planner.errors import InfeasibleError, PlannerError
+from planner.errors import InfeasibleError
 from planner.model import load_model
 from planner.search.problem import Budget, ServingProblem
 from planner.search.serving import search_templates
+from planner.search.side_by_side import run_methods
 from planner.workload import Slo, load_trace
 
-CLUSTERS = (
-    "a100-l40s-l4-24",
-    "a100-l40s-l4-t4-64",
-    "a100-v100-t4-32",
-    "h100-a100-32",
-    "l40s-l4-16",
-    "helix-24",
-    "hexgen-58",
-)
-MODELS = (("llama-3.1-70b", 8.0, 0.4), ("llama-3.1-8b", 2.0, 0.1))
+BASELINES: Final = ("pools", "even-vllm", "even-sglang")
+EQUAL: Final = 1e-3  # relative distance below which two goodputs are called equal
+TIME_LIMIT: Final = 60.0
+# A model that the cluster's GPUs can share; Llama-3.1-70B where nothing is said.
+MODELS: Final = {"helix-10": "llama-2-13b", "l40s-l4-16": "llama-3.1-70b-fp8", "metis-16": "llama-2-13b"}
 
 
-def goodput(problem: ServingProblem) -> float:
-    """Greatest goodput; 0 where nothing can serve."""
+def goodput(problem: ServingProblem) -> tuple[float, float]:
+    """Greatest goodput and the certificate's gap; 0 where nothing can serve."""
     try:
-        return search_templates(problem, Budget(time_limit=30)).plan.predicted["goodput"].value
+        found = search_templates(problem, Budget(time_limit=TIME_LIMIT)).plan.certificate
     except InfeasibleError:
-        return 0.0
+        return 0.0, 0.0
+    return found.value, found.gap
 
 
-def pools(problem: ServingProblem) -> float:
+def alone(problem: ServingProblem) -> float:
     """Every node class by itself."""
     cluster = problem.cluster
-    return sum(goodput(replace(problem, cluster=_alone(cluster, c))) for c in range(len(cluster.classes)))
+    return sum(goodput(replace(problem, cluster=_alone(cluster, c)))[0] for c in range(len(cluster.classes)))
 
 
 def _alone(cluster: Cluster, c: int) -> Cluster:
     return replace(cluster, classes=(cluster.classes[c],))
 
 
-def even_split(problem: ServingProblem) -> float:
-    """One replica over whole nodes of all classes: TP of the smallest node, equal layers."""
-    cluster, layers = problem.cluster, problem.model.num_layers
-    tp = min(c.gpus_per_node for c in cluster.classes)
-    while tensor_parallel_fault(problem.model, tp) is not None:
-        tp -= 1
-    groups = [
-        tuple(cluster.gpus_of(node)[i : i + tp])
-        for c in cluster.classes
-        for node in c.nodes
-        for i in range(0, c.gpus_per_node - tp + 1, tp)
-    ]
-    groups = groups[:layers]
-    edges = [round(layers * s / len(groups)) for s in range(len(groups) + 1)]
-    stages = [PlacedStage(g, (a, b)) for g, a, b in zip(groups, edges, edges[1:], strict=False)]
-    figures = predict_serving(problem.model, cluster, problem.engine, problem.workload, [stages]).figures
-    return figures["goodput"].value if "goodput" in figures else 0.0
+def compared(value: float, other: float) -> str:
+    """Ratio in words."""
+    if not other:
+        return "cannot" if value else "-"
+    return "equals" if abs(value / other - 1) < EQUAL else f"{value / other:.3f}"
+
+
+def mixed() -> list[str]:
+    """Names of the shipped clusters with more than one GPU type."""
+    clusters = [load_cluster(name) for name in list_clusters()]
+    return [cluster.name for cluster in clusters if len({c.device.name for c in cluster.classes}) > 1]
 
 
 def main() -> int:
     """Print the table."""
     trace = load_trace("azure-conv-2023")
     failed = False
-    print("cluster             model           vllm   generic     pools  even split  vllm/pools  vllm/even")
-    for name in CLUSTERS:
-        for model, ttft, tpot in MODELS:
+    print("plan over: one search per class, homogeneous pools, even split by vLLM and by SGLang, one TP (for any TP)")
+    print(f"{'cluster':19s} {'model':16s}    TPOT   plan/s     gap  classes    pools  ev-vllm   ev-sgl  any TP   CPU s")
+    for name in sys.argv[1:] or mixed():
+        for ttft, tpot in ((8.0, 0.4), (4.0, 0.1)):
             problem = ServingProblem(
-                model=load_model(model),
+                model=load_model(MODELS.get(name, "llama-3.1-70b")),
                 cluster=load_cluster(name),
                 engine=load_engine("vllm"),
                 workload=trace.summary(Slo(ttft=ttft, tpot=tpot), rate="max"),
             )
-            try:
-                mixed, alone, even = goodput(problem), pools(problem), even_split(problem)
-                free = goodput(replace(problem, engine=load_engine("generic")))
-            except PlannerError as error:
-                print(f"{name:19s} {model:14s} {error}")
-                continue
-            failed |= mixed < alone * (1 - 1e-3) or mixed < even * (1 - 1e-3)
+            started = time.process_time()
+            value, gap = goodput(problem)
+            spent = time.process_time() - started
+            others = [alone(problem)]
+            for one in run_methods(problem, BASELINES, Budget(time_limit=TIME_LIMIT)):
+                others.append(0.0 if one.plan is None else one.plan.certificate.value)
+            free, _ = goodput(replace(problem, engine=load_engine("generic")))
+            failed |= any(value < other * (1 - EQUAL) for other in others) or free < value * (1 - 1e-9)
+            ratios = "".join(f" {compared(value, other):>8s}" for other in others)
             print(
-                f"{name:19s} {model:14s} {mixed:7.3f}  {free:8.3f}  {alone:8.3f}  {even:10.3f}"
-                f"  {mixed / alone if alone else float('inf'):10.3f}  {mixed / even if even else float('inf'):9.3f}",
+                f"{name:19s} {problem.model.name:16s} {tpot * 1e3:4.0f} ms {value:8.3f} {gap:7.2%}{ratios}"
+                f" {compared(free, value):>7s} {spent:7.2f}",
                 flush=True,
             )
-    return 1 if failed else 0
+    return int(failed)
 
 
 if __name__ == "__main__":

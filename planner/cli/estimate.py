@@ -9,7 +9,7 @@ import typer
 
 from planner.cli import options as opt
 from planner.cli.estimate_load import load
-from planner.cli.estimate_metis import training
+from planner.cli.estimate_training import training
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

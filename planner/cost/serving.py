@@ -390,6 +390,8 @@ def most_within_ttft(demand: Demand, first_token: float, batch_B: Array, times: 
         The target.
     """
     service = demand.prompt * times.full_slowest_B / demand.room(batch_B)
+    if not demand.prefill_per_decode:
+        service = np.zeros_like(service)
     passage = first_token + times.slowest_B / 2 + times.chunk_through_B
     left = ttft - passage - (demand.chunks(batch_B) - 1) * times.chunk_slowest_B
     low, high = np.zeros_like(service), np.full_like(service, 1.0 - _SATURATED)

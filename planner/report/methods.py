@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 __all__ = ["methods_data", "methods_table"]
 
 _SMALL: Final = 5e-5
+_EQUAL: Final = 1e-3  # relative distance of two goodputs below which one equals the other
+_BY_HAND: Final = ("pools", "even", "even-vllm", "even-sglang")  # what people do without a planner
 
 
 def methods_table(problem: ServingProblem, outcomes: Sequence[MethodOutcome]) -> RenderableType:
@@ -157,4 +159,21 @@ def _notes(outcomes: Sequence[MethodOutcome]) -> list[str]:
         asked = [one.plan for one in outcomes if one.plan is not None and gap_of(one.plan, bound) is None]
         if asked:
             lines.append("gap -: the plan does not meet the demand, or its figure is not known")
+    lines += _against_hand(outcomes)
     return lines + [f"{one.method}: {one.why_not}" for one in outcomes if one.plan is None]
+
+
+def _against_hand(outcomes: Sequence[MethodOutcome]) -> list[str]:
+    """What the exact plan serves against what people do by hand; nothing where a demand limits both."""
+    plans = {one.method: one.plan for one in outcomes if one.plan is not None}
+    exact = next((plans[name] for name in ("exact", "templates") if name in plans), None)
+    if exact is None or exact.certificate.objective != "goodput":
+        return []
+    value = _value(exact, "goodput") or 0.0
+    told = []
+    for name in _BY_HAND:
+        other = _value(plans[name], "goodput") if name in plans else None
+        if other:
+            ratio = value / other
+            told.append(f"equals {name}" if abs(ratio - 1) < _EQUAL else f"serves {ratio:.2f} times what {name} does")
+    return [f"exact {', '.join(told)}"] if told else []

@@ -64,7 +64,9 @@ def alike_by_links(cluster: Cluster, *, most: int) -> tuple[Cluster, tuple[int, 
     whole = cluster, tuple(range(len(cluster.classes)))
     if not named & set(cluster.nodes) or len(cluster.nodes) > _MOST_NODES:
         return whole
-    colour = {node: (c,) for c, node_class in enumerate(cluster.classes) for node in node_class.nodes}
+    colour: dict[str, tuple[int, ...]] = {
+        node: (c,) for c, node_class in enumerate(cluster.classes) for node in node_class.nodes
+    }
     while True:
         seen: dict[str, tuple[object, ...]] = {}
         for node in cluster.nodes:

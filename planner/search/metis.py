@@ -127,12 +127,17 @@ def search_metis(problem: TrainingProblem, budget: Budget, /) -> SearchResult[Tr
     InputError
         If a pipeline may have less than one stage.
     UnsupportedError
-        If the engine does not train.
+        If the engine does not train, or gradients or weights are to be divided.
     InfeasibleError
         If nothing fits; names the stage that comes closest.
     TimeLimitError
         If the time limit passed without a plan; where the closest stage does not fit either, with its numbers.
     """
+    if problem.job.zero_stage > 1:
+        raise UnsupportedError(
+            f"this method divides no more than optimizer state (ZeRO 1), not ZeRO {problem.job.zero_stage}\n"
+            "try: --method exact"
+        )
     started = time.monotonic()
     engine, job = problem.engine, problem.job
     if "training" not in engine.tasks:

@@ -169,13 +169,11 @@ class CapacityForm:
         for width in sorted(set(width_M.tolist())):
             part = np.flatnonzero(width_M == width)
             rows = MultisetRows.of(self.tables, pool.kind_MD[part, :width], pool.count_MD[part, :width])
-            for first in range(width):
-                for last in range(width):
-                    if first == last and width > 1:
-                        continue
-                    ends = [np.full(len(part), place) for place in (first, last)]
-                    found = self._bound(replace(rows, first=ends[0], last=ends[1]), _SCANS_OF_ENDS)
-                    best_M[part] = np.maximum(best_M[part], found)
+            ends = np.array([(f, e) for f in range(width) for e in range(width) if f != e or width == 1])
+            every = rows.take(np.repeat(np.arange(len(part)), len(ends)))
+            first, last = np.tile(ends, (len(part), 1)).T
+            found = self._bound(replace(every, first=first, last=last), _SCANS_OF_ENDS)
+            best_M[part] = found.reshape(len(part), len(ends)).max(axis=1)
         return best_M
 
     def nearest(self, pool: MultisetPool, most: int) -> IntArray:

@@ -135,6 +135,11 @@ class TemplateDp:
             self._families = [everything]
         self.instances = 0
 
+    @property
+    def size(self) -> int:
+        """Kinds times stages."""
+        return len(self._tp_J) * self._depth
+
     def ratio(self, prices: Prices, *, least: float = 1.0, exact: bool = False) -> float:
         """How much more than its price any replica is worth, at most, if that is more than `least`.
 

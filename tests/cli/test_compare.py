@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,16 @@ def test_methods_side_by_side(run: Run) -> None:
     assert outcome.code == 0
     for shown in ("exact", "helr", "pools", "even-vllm", "goodput", "TTFT", "TPOT", "cost", "GPUs", "search", "gap"):
         assert shown in outcome.stdout, shown
+
+
+def test_the_exact_plan_is_set_against_what_people_do_by_hand(run: Run) -> None:
+    """Four GPUs that each hold the model: there is nothing to be better at. Uneven GPUs are no even split."""
+    told = " ".join(run("compare", "--methods", "exact,pools,even-vllm", *PROBLEM).stdout.split())
+    assert "exact equals pools, equals even-vllm" in told
+    cluster = ("-m", "llama-3.1-8b", "-c", "l40s-l4-16", "--isl", "512", "--osl", "128", *SLO)
+    told = " ".join(run("compare", "--methods", "exact,even-vllm", *cluster).stdout.split())
+    assert re.search(r"exact serves [1-9]\.\d\d times what even-vllm does", told)
+    assert "exact serves" not in run("compare", "--methods", "exact,pools", *PROBLEM, "--rate", "1").stdout
 
 
 def test_json_tells_all_that_the_table_tells(apart: Run) -> None:

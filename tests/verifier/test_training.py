@@ -14,6 +14,8 @@ from planner.model import load_model
 from planner.plan import TrainingPlan
 from planner.search.metis import search_metis
 from planner.search.problem import Budget, TrainingProblem
+from planner.search.training.uniform import estimate_uniform, uniform_table
+from planner.search.training.uniform_space import Cell, UniformConfiguration
 from planner.verifier.training import check_training
 from tests.search.small import small_cluster, tiny_model
 from tests.search.training_small import mixed_layers, training_problem
@@ -182,6 +184,62 @@ def test_engine_arguments() -> None:
         fewer = {key: value for key, value in arguments.items() if key != name}
         assert codes(changed(engine_arguments=fewer)) == ["arguments"]
     assert codes(changed(engine_arguments=arguments | {"--made-up": 1})) == ["arguments"]
+
+
+def test_virtual_stages() -> None:
+    """They divide the layers of every stage, and microbatches come in multiples of the stages."""
+    problem = sound()[1]
+    table = uniform_table(problem, 0)
+    chosen = map(table.configuration, table.ranked().tolist())
+    interleaved = next(one for one in chosen if one.cell.virtual_stages == 2)
+    plan, _ = estimate_uniform(problem, 0, interleaved)
+    assert codes(plan, problem) == []
+
+    def scheduled(**update: Any) -> list[str]:
+        return codes(plan.model_copy(update={"schedule": plan.schedule.model_copy(update=update)}), problem)
+
+    assert scheduled(virtual_stages=5) == ["virtual-stages"]
+    assert scheduled(name="1f1b") == ["virtual-stages"]
+    odd = {"microbatches": plan.schedule.microbatches + 1}
+    assert "virtual-stages" in scheduled(**odd)
+    # no more than a name: Megatron-Core without interleaving
+    plain = replace(problem, engine=problem.engine.model_copy(update={"interleaving": False}))
+    assert "engine-cannot" in codes(plan, plain)
+
+
+def test_context_and_expert_parallelism() -> None:
+    cluster = small_cluster([("a100_sxm_40", 8, 1)])
+    problem = training_problem(mixed_layers(4, 1024, 1, 16), cluster, engine="megatron", batch=16)
+    cell = Cell(tp=1, cp=2, dp=4, ep=4, virtual_stages=1, layers=(4,), sequence_parallel=False)
+    one = UniformConfiguration(cell=cell, microbatch=1, recompute="full", zero_stage=1)
+    plan, _ = estimate_uniform(problem, 0, one)
+    assert codes(plan, problem) == []
+
+    def scheduled(**update: Any) -> list[str]:
+        return codes(plan.model_copy(update={"schedule": plan.schedule.model_copy(update=update)}), problem)
+
+    assert "context-parallel" in scheduled(context_parallel=3)
+    assert "shares" in scheduled(context_parallel=4)  # half the batch
+    assert scheduled(expert_parallel=3) == ["expert-parallel"]
+    assert scheduled(expert_parallel=16) == ["expert-parallel"]
+    stage = plan.stages[0].model_copy(update={"microbatch_shares": (2, 1, 1, 1, 1, 1, 1, 0)})
+    assert "shares" in codes(plan.model_copy(update={"stages": (stage,)}), problem)
+    skewed = plan.stages[0].model_copy(update={"microbatch_shares": (2, 1, 1, 1, 1, 1, 1, 2)})
+    generic = replace(problem, engine=load_engine("generic"))
+    assert "context-parallel" in codes(plan.model_copy(update={"stages": (skewed,)}), generic)
+    odd = plan.inputs.job.model_copy(update={"sequence_length": 1022})
+    changed_job = plan.model_copy(update={"inputs": plan.inputs.model_copy(update={"job": odd})})
+    assert "context-parallel" in codes(changed_job, problem)
+
+
+def test_divided_state() -> None:
+    """Megatron-Core divides weights without pipeline stages only; torchtitan divides them at least."""
+    plan, problem = sound()
+    for zero, expected in ((0, False), (1, False), (2, True), (3, True)):
+        job = plan.inputs.job.model_copy(update={"zero_stage": zero})
+        other = plan.model_copy(update={"inputs": plan.inputs.model_copy(update={"job": job})})
+        assert ("engine-cannot" in codes(other, problem)) == expected
+    assert "engine-cannot" in codes(plan, replace(problem, engine=load_engine("torchtitan")))
 
 
 def test_sequence_parallelism_without_tensor_parallelism() -> None:
