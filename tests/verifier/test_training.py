@@ -188,7 +188,7 @@ def test_engine_arguments() -> None:
 
 def test_virtual_stages() -> None:
     """They divide the layers of every stage, and microbatches come in multiples of the stages."""
-    problem = sound()[1]
+    problem = replace(sound()[1], engine=load_engine("megatron"))
     table = uniform_table(problem, 0)
     chosen = map(table.configuration, table.ranked().tolist())
     interleaved = next(one for one in chosen if one.cell.virtual_stages == 2)
