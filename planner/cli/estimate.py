@@ -137,6 +137,13 @@ def plan(
     given = load_plan(file)
     if not isinstance(given, ServingPlan):
         raise InputError(f"is a {given.kind} plan", where=file, expected="a serving plan")
+    if given.routes or len(given.inputs.served) > 1:
+        raise InputError(
+            "is for several models, or has prefill and decode apart",
+            where=file,
+            expected="a plan whose replicas serve one model and both prefill and decode",
+            hint="planner verify computes its figures anew",
+        )
     stated = given.inputs
     workload, before = stated.workload, stated.workload.slo
     slo = Slo(

@@ -17,6 +17,8 @@ from planner.cost.serving import Iteration
 from planner.search.template_rows import WHOLE, StageCaps
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from planner.cost._types import Array, IntArray
     from planner.search.template_tables import TemplateTables
 
@@ -53,6 +55,11 @@ class CapacityTables:
             unit_KG[which] = unit * self.layers / (layers_K @ unit)
             self.density_JG[which] = (unit_KG[which] / layer_JKG).max(axis=1)
             self.shortest_JG[which] = layer_JKG.min(axis=1)
+        self._runs_of_layers: tuple[Array, Array] | None = None
+        if not self.whole:
+            least_JGN = np.moveaxis(_in_a_row(times.layer_JKG["mean"][:, kind_L], np.min), 1, 2)
+            counts_GN = _in_a_row(unit_KG["mean"][kind_L][None], np.max)[0].T
+            self._runs_of_layers = least_JGN, np.pad(counts_GN, ((0, 0), (1, 0)))
         self.first_JG, self.last_JG = times.first_JG, times.last_JG
         # in layers that the first and the last stage do not compute meanwhile
         self.ends_JG = {
@@ -78,8 +85,12 @@ class CapacityTables:
             by_size_JG = (unit_GL / bytes_JGL).max(axis=2)
             by_time_JG = (unit_KG["mean"].T[:, kind_L] / bytes_JGL).max(axis=2)
             one_JG = bytes_JGL.min(axis=2)
+            run_JNG = np.zeros(0) if self.whole else _in_a_row(np.moveaxis(bytes_JGL, 2, 1), np.min)
             for name, room in room_J.items():
                 held, sized = room[:, None] * by_time_JG, room[:, None] * by_size_JG
+                if self._runs_of_layers is not None:
+                    layers_JG = (run_JNG <= room[:, None, None] * (1 + WHOLE)).sum(axis=1)
+                    held = np.minimum(held, self._runs_of_layers[1][np.arange(G), layers_JG])
                 if self.whole:
                     held, sized = np.floor(held + WHOLE), np.floor(sized + WHOLE)
                 none = room[:, None] < one_JG  # not even one layer
@@ -92,4 +103,16 @@ class CapacityTables:
         names = ("middle", "first", "last", "both")
         held = [self._held[name][stages, kind, at] for name in names] if memory else [None] * len(names)
         first, last = (ends[kind, at] for ends in self.ends_JG["mean"])
-        return StageCaps(density, first, last, (held[0], held[1], held[2], held[3]), self.whole)
+        runs = None
+        if self._runs_of_layers is not None:
+            least_JGN, counts_GN = self._runs_of_layers
+            shape = np.broadcast_shapes(np.shape(kind), np.shape(at))
+            runs = least_JGN[kind, at], np.broadcast_to(counts_GN[at], (*shape, counts_GN.shape[-1]))
+        return StageCaps(density, first, last, (held[0], held[1], held[2], held[3]), self.whole, runs)
+
+
+def _in_a_row(cost_JLG: Array, choose: Callable[..., Array]) -> Array:
+    """Least or greatest cost of 1, 2 and more layers in a row, axes J, N, G."""
+    before = np.pad(np.cumsum(cost_JLG, axis=1), ((0, 0), (1, 0), (0, 0)))
+    layers = cost_JLG.shape[1]
+    return np.stack([choose(before[:, n:] - before[:, :-n], axis=1) for n in range(1, layers + 1)], axis=1)

@@ -22,7 +22,7 @@ from planner.search.stage_classes import StageClasses
 from planner.search.training.cells import Answer, search_graphs
 from planner.search.training.job_graphs import GraphKey, JobGraphs
 from planner.search.training.placing import Seat, place
-from planner.search.training_candidates import families
+from planner.search.training_families import families
 from planner.search.training_infeasible import misfit, no_plan
 from planner.search.training_plan import build_training_plan
 

@@ -77,7 +77,7 @@ def alike_by_links(cluster: Cluster, *, most: int) -> tuple[Cluster, tuple[int, 
                     to[colour[other], link.bandwidth, link.latency] += 1
             seen[node] = colour[node], tuple(sorted(to.items()))
         number = {found: i for i, found in enumerate(dict.fromkeys(seen[node] for node in cluster.nodes))}
-        finer = {node: (colour[node][0], number[seen[node]]) for node in cluster.nodes}
+        finer: dict[str, tuple[int, ...]] = {node: (colour[node][0], number[seen[node]]) for node in cluster.nodes}
         if len(number) > most:
             return whole
         if len(number) == len(set(colour.values())):

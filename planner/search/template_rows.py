@@ -33,6 +33,9 @@ class StageCaps:
         Layers in the memory of a middle stage, a first, a last, and one that is both; None: no limit.
     whole
         Whether only whole layers count.
+    runs
+        Where layers are not alike: least seconds of so many layers in a row on each stage, one layer first, and what
+        so many count for at most, none first.
     """
 
     density: Array
@@ -40,6 +43,7 @@ class StageCaps:
     last: Array
     held: tuple[Array | None, Array | None, Array | None, Array | None]
     whole: bool
+    runs: tuple[Array, Array] | None = None
 
     def at(self, room: Array, place: int) -> Array:
         """Layers in so many seconds, in place 0 (middle), 1 (first), 2 (last) or 3 (both)."""
@@ -50,14 +54,24 @@ class StageCaps:
             fits = fits - self.last
         if self.whole:
             fits = np.floor(fits + WHOLE)
+        elif self.runs is not None:
+            least, counts = self.runs
+            layers = (least <= (fits / self.density * (1 + WHOLE))[..., None]).sum(axis=-1)
+            fits = np.minimum(fits, np.take_along_axis(counts, layers[..., None], axis=-1)[..., 0])
         held = self.held[place]
         return np.maximum(fits if held is None else np.minimum(fits, held), 0.0)
 
     def take(self, rows: IntArray) -> StageCaps:
         """Some of the stages."""
         held = [None if h is None else h[rows] for h in self.held]
+        runs = None if self.runs is None else (self.runs[0][rows], self.runs[1][rows])
         return StageCaps(
-            self.density[rows], self.first[rows], self.last[rows], (held[0], held[1], held[2], held[3]), self.whole
+            self.density[rows],
+            self.first[rows],
+            self.last[rows],
+            (held[0], held[1], held[2], held[3]),
+            self.whole,
+            runs,
         )
 
 

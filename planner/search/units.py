@@ -136,9 +136,8 @@ def pack_units(
         for c in dict.fromkeys(group.node_class for group in stages):
             mine = [s for s, group in enumerate(stages) if group.node_class == c]
             tps = [stages[s].tp for s in mine]
-            for members in units_of(tps, cluster.classes[c].gpus_per_node):
-                stages_of = tuple(sorted(mine[i] for i in members))
-                units.append(_Unit(r, c, sum(tps[i] for i in members), stages_of))
+            for together in units_of(tps, cluster.classes[c].gpus_per_node):
+                units.append(_Unit(r, c, sum(tps[i] for i in together), tuple(sorted(mine[i] for i in together))))
     units.sort(key=lambda unit: -unit.size)  # stable
     free = {node: c.gpus_per_node for c in cluster.classes for node in c.nodes}
     slots = {

@@ -35,6 +35,11 @@ def test_several_models_are_planned_written_and_checked(run: Run, models: Path, 
     assert set(data["per_model"]) == {"llama-3.1-70b", "llama-3.1-8b"}
     checked = run("verify", plan)
     assert checked.code == 0, checked
+    told = run("report", plan)
+    assert told.code == 0 and "All models together" in told.stdout
+    assert "llama-3.1-70b, bf16; llama-3.1-8b, bf16" in " ".join(run("compare", plan, plan).stdout.split())
+    refused = run("estimate", "plan", plan, "--tpot", "1 s")
+    assert refused.code == 4 and "is for several models" in refused.stderr
     data["per_model"]["llama-3.1-8b"]["tpot"]["value"] *= 2
     plan.write_text(json.dumps(data), encoding="utf-8")
     assert run("verify", plan).code == 3
@@ -89,6 +94,7 @@ def test_roles_are_planned_and_said_to_be_unconfirmed(run: Run, tmp_path: Path) 
     data = json.loads(plan.read_text(encoding="utf-8"))
     assert data["routes"] and {replica["role"] for replica in data["replicas"]} == {"prefill", "decode"}
     assert run("verify", plan).code == 0
+    assert "prefill only" in run("report", plan).stdout
     alone = run("serving", "-m", "llama-3.1-8b", "-c", "l40s-l4-16", *lengths, "--objective", "scale")
     assert alone.code == 2
 

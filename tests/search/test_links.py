@@ -29,6 +29,7 @@ from tests.search.small import cluster_with_links, examples, small_cluster, tiny
 VLLM = load_engine("vllm")
 ANY_TP = VLLM.model_copy(update={"tensor_parallel": "per_stage"})  # vLLM's costs to the last digit, without its limit
 SPEEDS = ("10 MB/s", "100 MB/s", "1 GB/s", "10 GB/s")
+SIZES = examples(2, 4), 1, 2  # GPUs per node
 LATENCIES = ("10 us", "1 ms", "20 ms")
 
 
@@ -37,7 +38,7 @@ def linked_clusters(draw: st.DrawFn) -> Cluster:
     classes = [
         (
             draw(st.sampled_from(["l4", "t4", "a100_sxm_40", "l40s", "v100_sxm_16"])),
-            draw(st.sampled_from([1, 2, 4])),
+            draw(st.sampled_from(SIZES)),
             draw(st.integers(1, 2)),
             draw(st.sampled_from(["near", "far"])),
         )

@@ -23,7 +23,7 @@ from planner.search.template_pricer import TemplatePricer
 from planner.search.templates import StageKind, enumerate_templates, stage_kinds
 from planner.verifier.serving import check_serving
 from planner.workload import Slo, Workload, fixed_workload, load_trace
-from tests.search.small import small_cluster, tiny_model
+from tests.search.small import examples, small_cluster, tiny_model
 
 
 def solve(problem: ServingProblem, **budget: object) -> ServingPlan:
@@ -71,7 +71,7 @@ def _best(
     return best(room)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(60, 200), deadline=None)
 @given(st.data())
 def test_the_choice_equals_an_independent_program_over_gpu_vectors(data: st.DataObject) -> None:
     """Up to 8 GPUs of 3 types in 2 to 3 classes; TP degrees divide the nodes, so GPU counts decide what fits.

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from planner.errors import InfeasibleError
-from planner.search.metis import search_metis
+from planner.search.exact import search_exact
 from planner.search.problem import Budget, TrainingProblem
 from planner.search.smallest_change import Change, Kind, smallest_change
 from planner.search.training_changes import helpful_change, with_more_nodes
@@ -21,7 +21,7 @@ from tests.search.training_small import random_problem, training_problem
 def searched(problem: TrainingProblem) -> bool:
     """Whether the search finds a plan: what the changes do not ask."""
     try:
-        search_metis(problem, Budget())
+        search_exact(problem, Budget())
     except InfeasibleError:
         return False
     return True
@@ -93,7 +93,7 @@ def test_named_changes_help_and_smaller_ones_do_not() -> None:
         assert searched(change.job), change.words
         assert not any(searched(one) for one in smaller(problem, change)), change.words
         with pytest.raises(InfeasibleError) as caught:
-            search_metis(problem, Budget())
+            search_exact(problem, Budget())
         assert caught.value.hint == change.words
     assert len(told) >= 5, told  # ZeRO, stages, nodes, shorter sequences, …
 

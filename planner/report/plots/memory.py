@@ -13,6 +13,7 @@ from planner.dtypes import DTYPE_BYTES
 from planner.engine.chunks import chunk_layers
 from planner.plan import Plan, ServingPlan, Stage, TrainingStage
 from planner.report.plots.placed import INK, MOST_ROWS, lighten, need_matplotlib, new_figure
+from planner.report.words import model_names
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -90,7 +91,7 @@ def plot_memory(plan: Plan, model: ModelSpec | None = None) -> Figure:
     axes.set_ylim(len(bars) - 0.4, -0.6)
     axes.set_xlim(0, max(limit) * 1.12)
     axes.set_xlabel("GiB per GPU", color=INK)
-    axes.set_title(f"Memory of {plan.inputs.model.name} at the planned load", loc="left", fontsize=11, color=INK)
+    axes.set_title(f"Memory of {model_names(plan)} at the planned load", loc="left", fontsize=11, color=INK)
     lighten(axes)
     figure.legend(loc="outside lower left", ncols=5, frameon=False, fontsize=8.5, labelcolor=INK)
     return figure

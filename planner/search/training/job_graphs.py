@@ -39,7 +39,7 @@ _SLACK: Final = 1e-12
 # Prices of a place in the pipeline that bounds try.
 _PLACES: Final = 9
 # Share of an iteration that bounds on interleaved pipelines may leave.
-_PRECISE: Final = 0.005
+_PRECISE: Final = 0.02
 # A stage's node when no other stage can join it.
 _FULL: Final = -1
 
