@@ -76,6 +76,8 @@ class PoolValues:
         self.best: dict[int, Templates] = {}
         # orders of each multiset that are not priced yet, by what they are bounded by; an empty one for all others
         self._orders: dict[int, list[tuple[float, tuple[int, ...]]]] = {}
+        # bounds of those that are, where others remain
+        self._reached: dict[int, float] = {}
         self.priced = 0
 
     def at(self, *levels: int) -> IntArray:
@@ -143,7 +145,7 @@ class PoolValues:
             return True
         fresh = rows[self.level_M[rows] == ORDERED]
         if fresh.size:
-            self.price(np.union1d(fresh, self.most_wanted(self.at(ORDERED), reduced_M, _PRICED_AT_ONCE)))
+            self.price(fresh, self.most_wanted(self.at(ORDERED), reduced_M, _PRICED_AT_ONCE))
         return bool(fresh.size)
 
     def look_closer(self, rows: IntArray, reduced_M: Array) -> bool:
@@ -194,9 +196,19 @@ class PoolValues:
             self.up_M[row] = min(self.up_M[row], ends.get(row, bound_B[mine[0]]))
         self.level_M[rows] = ORDERED
 
-    def price(self, rows: IntArray) -> None:
-        """Price multisets in the orders that promise most, until no other promises more than was reached."""
-        pending = rows.tolist()
+    def price(self, rows: IntArray, beside: IntArray) -> None:
+        """Price multisets in the orders that promise most, until no other promises more than was reached.
+
+        Parameters
+        ----------
+        rows
+            The multisets.
+        beside
+            Others of which only the most promising orders are priced, as that costs little more.
+        """
+        level = dict.fromkeys([*beside.tolist(), *rows.tolist()], PRICED)
+        asked = set(rows.tolist())
+        pending = sorted(level)
         reached: dict[int, float] = dict.fromkeys(pending, 0.0)
         while pending:
             # a few at first, then all that promise more than these reached: calls cost more than what is in them
@@ -204,7 +216,7 @@ class PoolValues:
                 row: [
                     q
                     for i, (promised, q) in enumerate(self._orders[row])
-                    if q and (i < _ORDERS_PRICED or (row in self.best and promised > self.rate_M[row] * (1 + _CLOSE)))
+                    if q and (i < _ORDERS_PRICED or self._follows(row, promised, asked))
                 ]
                 for row in pending
             }
@@ -216,25 +228,33 @@ class PoolValues:
             for row in pending:
                 mine = np.flatnonzero(owner_B == row)
                 best = int(mine[np.argmax(priced.rate_B[mine])])
-                reached[row] = max(reached[row], float(bound_B[mine].max()))
+                reached[row] = max(reached[row], float(bound_B[mine].max()), self._reached.get(row, 0.0))
                 if row not in self.best or priced.rate_B[best] > self.rate_M[row]:
                     self.rate_M[row] = priced.rate_B[best]
                     self.best[row] = priced.take([best]).padded(self._depth, self.problem.model.num_layers)
                 self._orders[row] = self._orders[row][len(turn[row]) :]
                 others = self._orders[row][0] if self._orders[row] else (0.0, ())
                 if others[1] and others[0] > self.rate_M[row] * (1 + _CLOSE):
-                    following.append(row)
-                    continue
+                    if row in asked:
+                        following.append(row)
+                        continue
+                    # to be gone on with where the program comes to rest on it
+                    level[row], self._reached[row] = ORDERED, reached[row]
                 self.up_M[row] = max(min(self.up_M[row], max(reached[row], others[0])), self.rate_M[row])
             pending = following
-        self.level_M[rows] = PRICED
+        for row, found in level.items():
+            self.level_M[row] = found
+
+    def _follows(self, row: int, promised: float, asked: set[int]) -> bool:
+        """Whether an order that promises so much is priced with others of its multiset."""
+        return row in asked and row in self.best and promised > self.rate_M[row] * (1 + _CLOSE)
 
     def price_ordered(self, rows: IntArray, reduced_M: Array) -> None:
         """Price some multisets whatever is known of them, and a few that promise most beside them."""
         loose = rows[self.level_M[rows] < ORDERED]
         if loose.size:
             self.bound_orders(loose)
-        self.price(np.union1d(rows, self.most_wanted(self.at(ORDERED), reduced_M, _PRICED_AT_ONCE)))
+        self.price(rows, self.most_wanted(self.at(ORDERED), reduced_M, _PRICED_AT_ONCE))
 
     def best_of(self, rows: Sequence[int]) -> Templates:
         """Return the best template found of each of some priced multisets."""
