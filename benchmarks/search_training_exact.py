@@ -48,7 +48,7 @@ def main() -> None:
             f" {first:11.1f} {cpu:6.1f}"
         )
         found.append((f"{a100} + {v100}", job, plan, search_measured(job, Budget(time_limit=limit))))
-    print("\nseconds an iteration, by whose price; a plan that is best under one is not under the other")
+    print("\nseconds an iteration, by whose price; what is best under one need not be under the other")
     print("A100 + V100  best under  Sailor's    own      gap  plan")
     for name, job, theirs, ours in found:
         for whose, plan in (("Sailor's", theirs), ("own", ours)):

@@ -9,7 +9,8 @@ What may be chosen is what the software of the table had: SC 2021 no division of
 parallelism, which all later had; Megatron-Bridge also fully sharded state, without pipeline stages. Where a table does
 not tell microbatch or interleaving, the published run is the fastest usual one that fits, as for its accuracy.
 
-Exits with 1 where either is missed.
+Exits with 1 where either is missed. With ``--left-out`` each run and all that it is compared with are priced by
+constants that have seen neither its table nor its GPU type.
 """
 
 from __future__ import annotations
@@ -21,8 +22,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from planner.engine import EngineProfile
+from planner.engine.fitted import load_fit
 from planner.plan import TrainingJob
-from planner.profiling.accuracy.megatron import TABLES
+from planner.profiling.accuracy.megatron import FIT, TABLES
 from planner.profiling.accuracy.records import SkipRowError
 from planner.profiling.accuracy.registry import load_truth
 from planner.profiling.accuracy.training import Setting, engine_with, run_cluster
@@ -104,7 +107,15 @@ def _published(setting: Setting) -> UniformConfiguration:
     )
 
 
-def all_of(table: str, setting: Setting) -> UniformTable:
+def _engine(table: str, setting: Setting, *, left_out: bool) -> EngineProfile:
+    if not left_out:
+        return engine_with(None)
+    name = table.removeprefix("training_megatron_")
+    group = (name, setting.device.name) if name == "bridge" else (name,)
+    return engine_with(next(fold.constants for fold in load_fit(FIT).folds if fold.group == group))
+
+
+def all_of(table: str, setting: Setting, *, left_out: bool) -> UniformTable:
     """Every legal configuration on the GPUs of a run."""
     gpus = setting.tp * setting.dp * setting.context_parallel * len(setting.layers)
     cluster = run_cluster(
@@ -113,7 +124,7 @@ def all_of(table: str, setting: Setting) -> UniformTable:
     problem = TrainingProblem(
         model=setting.model,
         cluster=cluster,
-        engine=engine_with(None),
+        engine=_engine(table, setting, left_out=left_out),
         job=TrainingJob(
             global_batch=setting.global_batch,
             sequence_length=setting.sequence_length,
@@ -123,9 +134,9 @@ def all_of(table: str, setting: Setting) -> UniformTable:
     return uniform_table(problem, 0, gpus=gpus, choices=CHOICES[table], options=setting.options)
 
 
-def case(table: str, rows: tuple[int, ...], setting: Setting) -> Case | None:
+def case(table: str, rows: tuple[int, ...], setting: Setting, *, left_out: bool) -> Case | None:
     """Rank a run; None where it is not among the legal configurations."""
-    every, wanted = all_of(table, setting), _published(setting)
+    every, wanted = all_of(table, setting, left_out=left_out), _published(setting)
     mine = next((c for c in range(len(every)) if every.configuration(c) == wanted), None)
     if mine is None:
         return None
@@ -176,7 +187,7 @@ def why_too_large(setting: Setting) -> str:
     return "the row does not tell of recomputation or of activations on the host"
 
 
-def main() -> int:
+def main(*, left_out: bool = False) -> int:
     """Print the table of regrets; 1 where the acceptance is missed."""
     started = time.monotonic()
     cases: list[Case] = []
@@ -185,7 +196,7 @@ def main() -> int:
     print("                       s  regret   rank of fitting (legal)   top")
     for table in CHOICES:
         for rows, setting in published_runs(table):
-            one = case(table, rows, setting)
+            one = case(table, rows, setting, left_out=left_out)
             if one is None:
                 outside += 1
                 print(f"{table} rows {rows}: {in_words(_published(setting))} is not legal here")
@@ -244,4 +255,4 @@ def _summary(cases: list[Case], outside: int, seconds: float) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(left_out="--left-out" in sys.argv[1:]))

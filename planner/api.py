@@ -265,7 +265,7 @@ def plan_training(
     engine
         What will run the plan: ``"megatron"`` or ``"generic"``.
     zero_stage
-        0 or 1: whether the optimizer's state is divided over data parallelism.
+        What is divided over data parallelism: 0 nothing, 1 the optimizer's state, 2 gradients too, 3 weights too.
     method, max_stages, budget
         As for `plan_serving`.
 
@@ -309,8 +309,8 @@ def search_training(
     for name, value in (("global_batch", global_batch), ("sequence_length", sequence_length)):
         if value < 1:
             raise InputError(f"{value}", field=name, expected="a whole number of at least 1")
-    if zero_stage not in (0, 1):
-        raise InputError(f"{zero_stage}", field="zero_stage", expected="0 or 1")
+    if zero_stage not in (0, 1, 2, 3):
+        raise InputError(f"{zero_stage}", field="zero_stage", expected="0 to 3")
     _check_max_stages(max_stages)
     problem = TrainingProblem(
         model=_loaded(model, ModelSpec, load_model),

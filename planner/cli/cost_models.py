@@ -30,13 +30,15 @@ __all__ = [
 
 CostModel = Literal["own", "metis", "sailor"]
 
-# What a price by measured layers does not know of.
+# What a price by measured layers does not know of, and what only Metis' inputs ask for.
 _OPERATORS_ONLY: Final = {
     "engine": "--engine",
     "zero": "--zero",
     "method": "--method",
     "weight_dtype": "--weight-dtype",
     "assume": "--assume",
+    "top": "--top",
+    "table": "--table",
 }
 _SHIPPED: Final = "shipped"
 
@@ -103,10 +105,16 @@ def chosen_prices(asked: CostModel | None, *, metis: bool, sailor: bool) -> Pric
 
 
 def refuse_options(context: typer.Context, prices: Prices) -> None:
-    """Refuse options that measured layers know nothing of."""
-    for name, option in _OPERATORS_ONLY.items():
+    """Refuse options that the chosen prices know nothing of."""
+
+    def given(name: str) -> bool:
         source = context.get_parameter_source(name)
-        if source is not None and source.name == "COMMANDLINE":
+        return source is not None and source.name == "COMMANDLINE"
+
+    if prices.layers != "metis" and given("hidden_size"):
+        raise typer.BadParameter("goes with --metis-profiles", param_hint="--hidden-size")
+    for name, option in _OPERATORS_ONLY.items():
+        if prices.layers != "operators" and given(name):
             raise typer.BadParameter(
                 f"does not go with measured layers of {prices.layers.capitalize()}: they were measured under one engine"
                 " in one way",
@@ -190,8 +198,9 @@ def _searched(job: MetisJob | SailorJob, prices: Prices, budget: Budget) -> Meas
     from planner.search.training.sailor import search_sailor
 
     if isinstance(job, MetisJob):
-        stages, microbatches, answer = search_metis_referee(job, budget, tolerance=1e-4)
-        return metis_plan(job, stages, microbatches, answer)
+        own = prices.terms == "own"
+        stages, microbatches, answer = search_metis_referee(job, budget, tolerance=1e-4, own=own)
+        return metis_plan(job, stages, microbatches, answer, cost_model=prices.terms)
     return (
         own_plan(job, search_measured(job, budget))
         if prices.terms == "own"

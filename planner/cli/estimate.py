@@ -9,7 +9,7 @@ import typer
 
 from planner.cli import options as opt
 from planner.cli.estimate_load import load
-from planner.cli.estimate_metis import training
+from planner.cli.estimate_training import training
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -137,6 +137,13 @@ def plan(
     given = load_plan(file)
     if not isinstance(given, ServingPlan):
         raise InputError(f"is a {given.kind} plan", where=file, expected="a serving plan")
+    if given.routes or len(given.inputs.served) > 1:
+        raise InputError(
+            "is for several models, or has prefill and decode apart",
+            where=file,
+            expected="a plan whose replicas serve one model and both prefill and decode",
+            hint="planner verify computes its figures anew",
+        )
     stated = given.inputs
     workload, before = stated.workload, stated.workload.slo
     slo = Slo(

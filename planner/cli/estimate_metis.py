@@ -3,64 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final
 
 import typer
-
-from planner.cli import options as opt
 
 if TYPE_CHECKING:
     from planner.cost.metis_results import MetisResult, PlacedMetisPlan
 
-__all__ = ["price_metis_plan", "training"]
+__all__ = ["price_metis_plan"]
 
 _DOES_NOT_HOLD: Final = 3
-_PANEL: Final = "Metis' inputs"
-
-
-def training(
-    plan_from: Annotated[
-        Literal["metis"], typer.Option("--plan-from", help="Whose plan it is: one of Metis' printed result list.")
-    ],
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="The list, as Metis prints it.", show_default=False)],
-    metis_hostfile: Annotated[
-        Path, typer.Option("--metis-hostfile", metavar="FILE", help="Its hostfile.", rich_help_panel=_PANEL)
-    ],
-    metis_clusterfile: Annotated[
-        Path, typer.Option("--metis-clusterfile", metavar="FILE", help="Its clusterfile.", rich_help_panel=_PANEL)
-    ],
-    metis_profiles: Annotated[
-        Path, typer.Option("--metis-profiles", metavar="FOLDER", help="Its profiles.", rich_help_panel=_PANEL)
-    ],
-    hidden_size: Annotated[
-        int,
-        typer.Option(
-            "--hidden-size", min=1, metavar="NUMBER", help="Width of the activations.", rich_help_panel=_PANEL
-        ),
-    ],
-    global_batch_size: Annotated[
-        int, typer.Option("--global-batch-size", "-b", min=1, metavar="SEQUENCES", help="Its --gbs.")
-    ],
-    seq_len: Annotated[int, typer.Option("--seq-len", "-s", min=1, metavar="TOKENS", help="Its --sequence_length.")],
-    rank: Annotated[int, typer.Option("--rank", min=1, metavar="NUMBER", help="Which plan of the list.")] = 1,
-    json: opt.Json = False,
-    quiet: opt.Quiet = False,
-) -> None:
-    """Price a plan that another planner has made, and say why it is none if so. Exit code 3 if it does not hold.
-
-    [dim]planner estimate training --plan-from metis results.txt --metis-hostfile hostfile --metis-clusterfile
-    cluster.json --metis-profiles profiles --hidden-size 4096 -b 128 -s 1024[/dim]
-    """
-    price_metis_plan(
-        file,
-        (metis_hostfile, metis_clusterfile, metis_profiles),
-        batch=global_batch_size,
-        sequence_length=seq_len,
-        hidden=hidden_size,
-        rank=rank,
-        json=json,
-        quiet=quiet,
-    )
 
 
 def price_metis_plan(

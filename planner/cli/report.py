@@ -11,7 +11,7 @@ from planner.cli import options as opt
 
 if TYPE_CHECKING:
     from planner.cluster import Cluster
-    from planner.plan import TrainingPlan
+    from planner.plan import ServingPlan, TrainingPlan
     from planner.simulate import TrainingTimeline
 
 __all__ = ["report"]
@@ -76,6 +76,9 @@ def report(
             hint="planner report without --timeline, or a plan of planner training",
         )
     stated = plan.inputs
+    if isinstance(plan, ServingPlan) and (len(plan.inputs.served) > 1 or plan.routes):
+        _fleet(plan, model, cluster, engine, json=json, quiet=quiet)
+        return
     loaded_model = load_model(
         model or stated.model.name, weight_dtype=stated.model.weight_dtype, kv_dtype=stated.model.kv_dtype
     )
@@ -101,6 +104,28 @@ def report(
         print_table(timeline_report(found, plan))
     if timeline is not None:
         _write(found, plan, loaded_cluster, timeline, quiet=quiet)
+
+
+def _fleet(
+    plan: ServingPlan, model: str | None, cluster: str | None, engine: str | None, *, json: bool, quiet: bool
+) -> None:
+    """Lay out a plan for several models, or with prefill and decode apart."""
+    from planner.cli.output import print_table
+    from planner.cluster import load_cluster
+    from planner.engine import load_engine
+    from planner.model import load_model
+    from planner.plan import plan_to_json
+    from planner.report.fleet import fleet_report
+
+    served = [one.model for one in plan.inputs.served]
+    if model is not None and len(served) > 1:
+        raise typer.BadParameter("the plan is for several models; report it where it was made", param_hint="--model")
+    models = [load_model(model or m.name, weight_dtype=m.weight_dtype, kv_dtype=m.kv_dtype) for m in served]
+    loaded = load_cluster(cluster or plan.inputs.cluster.name), load_engine(engine or plan.inputs.engine.name)
+    if json:
+        typer.echo(plan_to_json(plan), nl=False)
+    elif not quiet:
+        print_table(fleet_report(plan, models, *loaded))
 
 
 def _write(timeline: TrainingTimeline, plan: TrainingPlan, cluster: Cluster, path: Path, *, quiet: bool) -> None:

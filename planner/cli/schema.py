@@ -16,11 +16,11 @@ _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 def schema(
     what: Annotated[
-        Literal["plan", "cluster", "device", "workload", "engine"],
+        Literal["plan", "cluster", "device", "workload", "engine", "models"],
         typer.Argument(help="Which file.", show_default=False),
     ],
 ) -> None:
-    """Print the JSON Schema (2020-12) of a plan, a cluster, a GPU type, a workload or an engine.
+    """Print the JSON Schema (2020-12) of a plan, a cluster, a GPU type, a workload, an engine or models.
 
     [dim]planner schema cluster > cluster.schema.json[/dim]
     """
@@ -36,6 +36,7 @@ def _schema_of(what: str) -> dict[str, Any]:
         return plan_schema()
     from planner.cluster import ClusterSpec, DeviceProfile
     from planner.engine import EngineProfile
+    from planner.search.fleet_file import ModelsFile
     from planner.workload import Workload
 
     models: dict[str, type[BaseModel]] = {
@@ -43,5 +44,6 @@ def _schema_of(what: str) -> dict[str, Any]:
         "device": DeviceProfile,
         "workload": Workload,
         "engine": EngineProfile,
+        "models": ModelsFile,
     }
     return {"$schema": _DIALECT, **models[what].model_json_schema()}

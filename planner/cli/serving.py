@@ -142,7 +142,12 @@ def serving(
     )
     if explain and not quiet:
         if result.explanation is None:
-            warn(f"method {method} does not explain its plans")
+            what = (
+                f"method {method} does not explain its plans"
+                if roles == "colocated"
+                else f"plans of --roles {roles} come without an explanation"
+            )
+            warn(what)
         else:
             from planner.report.explain import explanation_report
             from planner.report.terminal import console_for
@@ -202,7 +207,7 @@ def _serve_models(
     models = [one.model for one in served]
     sink.put(result.plan, lambda: fleet_report(result.plan, models, loaded_cluster, loaded_engine, searched=searched))
     if explain and not quiet:
-        warn("plans for several models are not explained yet")
+        warn("plans for several models come without an explanation")
     for one in served:
         demand, figures = one.workload.rate, result.plan.per_model.get(one.model.name, result.plan.predicted)
         reached = figures["goodput"].value if "goodput" in figures else 0.0

@@ -107,16 +107,17 @@ def training(
     ] = None,
     engine: opt.EngineName = "megatron",
     zero: Annotated[
-        int,
+        int | None,
         typer.Option(
             "--zero",
             min=0,
-            max=1,
-            metavar="0|1",
-            help="1 divides the optimizer's state over data parallelism.",
+            max=3,
+            metavar="0-3",
+            help="What is divided over data parallelism: 1 optimizer state, 2 gradients too, 3 weights too (FSDP)."
+            " Default: 1, or the most that the engine has.",
             rich_help_panel="Job",
         ),
-    ] = 1,
+    ] = None,
     method: opt.Method = "exact",
     weight_dtype: opt.WeightDtype = None,
     assume: opt.Assume = None,
@@ -139,8 +140,7 @@ def training(
     """
     metis = bool(metis_hostfile or metis_clusterfile or metis_profiles)
     prices = chosen_prices(cost_model, metis=metis, sailor=sailor_profiles is not None)
-    if prices.layers != "operators":
-        refuse_options(context, prices)
+    refuse_options(context, prices)
     asked, to = Asked(global_batch_size, seq_len, max_stages), Sink(time_limit, output, json, quiet)
     if prices.layers == "metis":
         files = metis_hostfile, metis_clusterfile, metis_profiles
@@ -172,7 +172,7 @@ def training(
             global_batch=global_batch_size,
             sequence_length=seq_len,
             engine=loaded_engine,
-            zero_stage=zero,
+            zero_stage=loaded_engine.default_zero_stage if zero is None else zero,
             method=method,
             max_stages=max_stages,
             budget=Budget(time_limit=time_limit, seed=seed, workers=workers, progress=progress),

@@ -156,6 +156,7 @@ class PrefillReplica:
         first_token = engine.overhead.first_token.value
         self.tail_passage = first_token + self.pricer.prompt_time(demand.tail_prompt, demand.tail_context)
         self.mean_passage = first_token + self.pricer.prompt_time(demand.prompt)
+        self._share: float | None = None
         self._send_over(path)
 
     def _send_over(self, path: KvPath) -> None:
@@ -163,9 +164,18 @@ class PrefillReplica:
         self.tail_sending = self.sending(self.pricer.demand.tail_prompt)
         self.mean_sending = self.sending(self.pricer.demand.prompt)
 
-    def towards(self, path: KvPath) -> PrefillReplica:
-        """Return the same replica for others who decode."""
+    def towards(self, path: KvPath, share: float | None = None) -> PrefillReplica:
+        """Return the same replica for others who decode.
+
+        Parameters
+        ----------
+        path
+            To them.
+        share
+            For a bound: the share of a KV cache that the stage with most of it is taken to send.
+        """
         other = copy.copy(self)
+        other._share = share
         other._send_over(path)
         return other
 
@@ -175,7 +185,7 @@ class PrefillReplica:
 
     def _busy(self, tokens: float) -> float:
         """Seconds that the transfer of so many tokens keeps the GPU or the link busy that it takes longest."""
-        return sending_time(self.pricer.model, self.pricer.stages, self.path, tokens)
+        return sending_time(self.pricer.model, self.pricer.stages, self.path, tokens, self._share)
 
     def ttft(self, rate: float) -> tuple[float, float]:
         """Seconds until the KV cache has arrived, at the SLO's percentile and on average; infinite beyond its speed."""
@@ -214,13 +224,19 @@ class PrefillReplica:
         return bool((self.memory_S() <= self.pricer.limit_S).all())
 
 
-def sending_time(model: ModelSpec, stages: Sequence[PipelineStage], path: KvPath, tokens: float) -> float:
-    """Seconds that sending a prompt's KV cache keeps the GPU or the link busy that it takes longest, latency apart."""
-    slowest, total = 0.0, 0.0
-    for stage in stages:
-        bytes_ = float(sent_bytes_L(model, stage.tp)[slice(*stage.layers)].sum()) * tokens
-        slowest = max(slowest, bytes_ / stage.tp / path.out)
-        total += bytes_
+def sending_time(
+    model: ModelSpec, stages: Sequence[PipelineStage], path: KvPath, tokens: float, share: float | None = None
+) -> float:
+    """Seconds that sending a prompt's KV cache keeps the GPU or the link busy that it takes longest, latency apart.
+
+    `share` says, for a bound, how much of it the stage that has most is taken to send.
+    """
+    sent = [float(sent_bytes_L(model, stage.tp)[slice(*stage.layers)].sum()) * tokens for stage in stages]
+    total = math.fsum(sent)
+    if share is not None:
+        slowest = share * total / max(stage.tp for stage in stages) / path.out
+    else:
+        slowest = max(bytes_ / stage.tp / path.out for bytes_, stage in zip(sent, stages, strict=True))
     return _over_wire(max(slowest, total / path.link))
 
 

@@ -399,5 +399,4 @@ def most_within_ttft(demand: Demand, first_token: float, batch_B: Array, times: 
         middle = (low + high) / 2
         within = demand.waiting(middle, service)[1] <= left
         low, high = np.where(within, middle, low), np.where(within, high, middle)
-    rate = np.divide(high, service, out=np.full_like(high, np.inf), where=service > 0)
-    return np.asarray(np.where(left >= 0.0, rate, 0.0))
+    return np.asarray(np.where(left >= 0.0, high / np.maximum(service, 1e-300), 0.0))  # no layers, no queue

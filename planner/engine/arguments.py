@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, Literal
@@ -29,7 +30,7 @@ _ROLES: Final = {
     "--disaggregation-mode": {"prefill": "prefill", "decode": "decode"},
 }
 
-# Options of Megatron-Core's training script that its profile need not name.
+# Options of Megatron-Core's training script, and of engines told in the same way, that a profile need not name.
 _MEGATRON: Final = {
     "micro_batch": "--micro-batch-size",
     "global_batch": "--global-batch-size",
@@ -44,6 +45,10 @@ _MEGATRON: Final = {
     "fsdp": "--use-megatron-fsdp",
     "sharding": "--data-parallel-sharding-strategy",
 }
+
+# What torchtitan names a schedule, and modules beside the layers.
+_SCHEDULES: Final = ("1F1B", "Interleaved1F1B")
+_FIRST, _LAST = ("tok_embeddings",), ("norm", "output")
 
 
 def serving_arguments(
@@ -110,6 +115,7 @@ def training_arguments(
     virtual_stages: int = 1,
     context_parallel: int = 1,
     expert_parallel: int = 1,
+    data_parallel: int = 1,
 ) -> Arguments:
     """Arguments of a training job; an empty value is a flag that takes none. Without names nothing is told.
 
@@ -127,6 +133,8 @@ def training_arguments(
         Format to compute in. Gradients are added up in fp32: Megatron-Core does so by itself for bf16 only.
     sequence_parallel, recompute, virtual_stages, context_parallel, expert_parallel
         Of the schedule. A layout names the chunks of an interleaved pipeline; how many there are follows from it.
+    data_parallel
+        Ranks with sequences of their own: groups of a stage over context parallelism.
     """
     values: Arguments = {
         "tensor_parallel": _one_or_all(tp_per_stage),
@@ -156,7 +164,53 @@ def training_arguments(
     if zero_stage >= 2:
         values |= {"fsdp": "", "sharding": "optim_grads" if zero_stage == 2 else "optim_grads_params"}
     names = engine.arguments
+    if "module_lists" in names:
+        values = _torchtitan(values, layers_per_stage, microbatch_size, zero_stage, virtual_stages, data_parallel)
+        return {names[key]: value for key, value in values.items()}
     return {(names | _MEGATRON)[key]: value for key, value in values.items()} if names else {}
+
+
+def _torchtitan(
+    told: Arguments,
+    layers: Sequence[int],
+    microbatch_size: int,
+    zero_stage: int,
+    virtual_stages: int,
+    data_parallel: int,
+) -> Arguments:
+    """Do as `training_arguments` for torchtitan: its batch is that of a rank, its stages are lists of modules."""
+    stages, batch = len(layers), told["global_batch"]
+    same = (
+        "tensor_parallel",
+        "pipeline_parallel",
+        "context_parallel",
+        "expert_parallel",
+        "sequence_length",
+        "recompute",
+    )
+    values: Arguments = {key: told[key] for key in same if key in told}
+    values |= {
+        "global_batch": batch,
+        "shard_degree": data_parallel,
+        "reshard": "always" if zero_stage == 3 else "never",
+    }
+    values["local_batch"] = microbatch_size
+    if stages > 1:
+        sizes = chunk_sizes(layers, virtual_stages)
+        lists: list[list[str]] = []
+        first = 0
+        for size in (stage[v] for v in range(virtual_stages) for stage in sizes):
+            lists.append([f"layers.{layer}" for layer in range(first, first + size)])
+            first += size
+        lists[0][:0] = _FIRST
+        lists[-1] += _LAST
+        values |= {
+            "local_batch": int(batch) // data_parallel,
+            "pipeline_microbatch": microbatch_size,
+            "schedule": _SCHEDULES[virtual_stages > 1],
+            "module_lists": json.dumps(lists),
+        }
+    return values
 
 
 def megatron_layout(layers: Sequence[int], virtual_stages: int = 1) -> str:

@@ -97,7 +97,7 @@ def check_runnable(
     disaggregated: bool = False,
     context_parallel: int = 1,
     virtual_stages: int = 1,
-    zero_stage: int = 0,
+    zero_stage: int | None = None,
 ) -> list[str]:
     """Reasons why the engine cannot run one instance; none means that it can.
 
@@ -116,7 +116,8 @@ def check_runnable(
     disaggregated
         Whether prefill and decode run apart.
     context_parallel, virtual_stages, zero_stage
-        Of a training run: groups that share a sequence, model chunks of a stage, and what of the state is divided.
+        Of a training run: groups that share a sequence, model chunks of a stage, and what of the state is divided
+        (None leaves that out).
 
     Returns
     -------
@@ -165,9 +166,9 @@ def check_runnable(
         reasons.append(f"{engine.title} has no context parallelism; {context_parallel} ways were asked for")
     if virtual_stages > 1 and not engine.interleaving:
         reasons.append(f"{engine.title} does not interleave; {virtual_stages} virtual stages were asked for")
-    if zero_stage not in engine.zero_stages:
+    if zero_stage is not None and zero_stage not in engine.zero_stages:
         reasons.append(f"{engine.title} has no ZeRO {zero_stage}")
-    elif stages > 1 and zero_stage not in engine.pipelined_zero_stages:
+    elif stages > 1 and zero_stage is not None and zero_stage not in engine.pipelined_zero_stages:
         reasons.append(f"{engine.title} has ZeRO {zero_stage} without pipeline stages only; this instance has {stages}")
     return reasons
 

@@ -22,7 +22,7 @@ def list_engines() -> tuple[str, ...]:
     Examples
     --------
     >>> list_engines()
-    ('generic', 'megatron', 'sglang', 'trtllm', 'vllm')
+    ('generic', 'megatron', 'sglang', 'torchtitan', 'trtllm', 'vllm')
     """
     return tuple(sorted(path.stem for path in (resource_dir("profiles") / "engines").glob("*.yaml")))
 

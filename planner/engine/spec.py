@@ -264,6 +264,11 @@ class EngineProfile(BaseModel):
             raise ValueError(f"{figure.value:g} is not a fraction in (0, 1]")
         return figure
 
+    @property
+    def default_zero_stage(self) -> int:
+        """How training state is divided where nothing is said: 1, or else the most that the engine has."""
+        return 1 if 1 in self.zero_stages else max(self.zero_stages)
+
     def serving_defaults(self) -> ServingDefaults:
         """Defaults of the server.
 

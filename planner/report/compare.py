@@ -96,11 +96,13 @@ def _facts(plan: Plan) -> dict[str, str]:
         "engine": inputs.engine.name,
     }
     if isinstance(plan, ServingPlan):
-        workload = plan.inputs.workload
+        served = plan.inputs.served
+        workloads = [one.workload for one in served]
         return facts | {
-            "workload": f"{workload.name}: {format_lengths(workload)}",
-            "asked": format_rate(workload.rate),
-            "SLO": format_slo(workload.slo),
+            "model": "; ".join(f"{one.model.name}, {one.model.weight_dtype}" for one in served),
+            "workload": "; ".join(f"{workload.name}: {format_lengths(workload)}" for workload in workloads),
+            "asked": "; ".join(format_rate(workload.rate) for workload in workloads),
+            "SLO": "; ".join(format_slo(workload.slo) for workload in workloads),
             "replicas": _replicas(plan),
         }
     return facts | _training_facts(plan)

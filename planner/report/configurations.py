@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from planner.search.training.uniform import UniformTable
     from planner.search.training.uniform_space import Cell
 
-__all__ = ["configurations_csv", "configurations_report", "loses_by"]
+__all__ = ["breakdown_table", "configurations_csv", "configurations_report", "loses_by"]
 
 _WORDS: Final = {
     "compute": "kernels",
@@ -73,6 +73,16 @@ def loses_by(best: Breakdown, other: Breakdown) -> str:
     return ", ".join(losses) + (f" ({', '.join(gains)})" if gains and losses else "")
 
 
+def breakdown_table(breakdown: Breakdown) -> RenderableType:
+    """Tabulate where the seconds of an iteration go; what takes none is left out."""
+    rows = [
+        (_WORDS[name], format_seconds(seconds), f"{seconds / breakdown.total:.1%}".replace("%", " %"))
+        for name, seconds in breakdown.items().items()
+        if seconds >= 5e-4 * breakdown.total
+    ]
+    return data_table(["an iteration's time", ">", ">share"], rows)
+
+
 def configurations_report(tables: Sequence[UniformTable], plan: TrainingPlan | None, *, top: int) -> RenderableType:
     """Lay out the best configurations of each pool.
 
@@ -106,9 +116,12 @@ def _pool(table: UniformTable, top: int) -> list[RenderableType]:
     parts.append(Text(counted, style="dim"))
     fastest = float(table.seconds_C[shown[0]]) if shown else float("inf")
     larger = _one_per_degrees(table, table.best_of_cells(fitting=False).tolist())
-    larger = [c for c in larger if table.seconds_C[c] < fastest][:_TOO_LARGE]
+    larger = sorted((c for c in larger if table.seconds_C[c] < fastest), key=lambda c: table.memory_C[c])[:_TOO_LARGE]
     if larger:
-        parts += [Text("would be faster but do not fit:" if shown else "do not fit:"), _too_large(table, larger)]
+        parts += [
+            Text("would be faster but do not fit, the closest:" if shown else "do not fit, the closest:"),
+            _too_large(table, larger),
+        ]
     return parts
 
 
@@ -181,14 +194,14 @@ def _degrees(table: UniformTable, shown: list[int]) -> tuple[list[str], list[tup
 
 
 def _layers(cell: Cell) -> str:
-    """Layers of each stage, equal ones once: ``15, 6 x 16, 15``."""
+    """Layers of each stage, equal ones once: ``15, 6x16, 15``."""
     runs: list[list[int]] = []
     for count in cell.layers:
         if runs and runs[-1][1] == count:
             runs[-1][0] += 1
         else:
             runs.append([1, count])
-    return ", ".join(str(count) if times == 1 else f"{times} x {count}" for times, count in runs)
+    return ", ".join(str(count) if times == 1 else f"{times}x{count}" for times, count in runs)
 
 
 def _beside(tables: Sequence[UniformTable], plan: TrainingPlan) -> RenderableType:

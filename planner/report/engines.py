@@ -39,6 +39,16 @@ def engine_table(engines: Sequence[EngineProfile]) -> Table:
     return data_table(columns, rows, fold=("engine", "for"))
 
 
+def _training(engine: EngineProfile) -> dict[str, str]:
+    zero = ", ".join(map(str, engine.zero_stages))
+    pipelined = ", ".join(map(str, engine.pipelined_zero_stages))
+    return {
+        "interleaved stages": _yes(engine.interleaving),
+        "context parallel": _yes(engine.context_parallel),
+        "ZeRO": zero if zero == pipelined else f"{zero}; with pipeline stages {pipelined}",
+    }
+
+
 _FACTORS: Final = {
     "kernels": "time of kernels over their time alone",
     "collectives": "time of all-reduces over their time alone",
@@ -59,6 +69,7 @@ def engine_report(engine: EngineProfile) -> RenderableType:
         "data parallel": _yes(engine.data_parallel),
         "expert parallel": _yes(engine.expert_parallel),
         "P/D apart": _yes(engine.disaggregation),
+        **(_training(engine) if "training" in engine.tasks else {}),
         "arguments": ", ".join(engine.arguments.values()) or "none",
     }
     overhead = engine.overhead

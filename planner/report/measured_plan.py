@@ -22,6 +22,11 @@ _WHOSE = {
     "sailor": "Sailor's tables and formula, as its simulator prices a plan",
     "own": "measured layers with this planner's own terms for links, updates and memory",
 }
+_LAYERS = {
+    "measured": "measured",
+    "fitted": "some interpolated between measured ones",
+    "spec": "some beyond what was measured",
+}
 
 
 def measured_plan_report(plan: MeasuredPlan, *, searched: str | None = None) -> RenderableType:
@@ -29,7 +34,7 @@ def measured_plan_report(plan: MeasuredPlan, *, searched: str | None = None) -> 
     rows = {
         "time of an iteration": f"{format_seconds(plan.seconds)} ({1.0 / plan.seconds:.4g} iterations/s)",
         "priced by": _WHOSE[plan.cost_model],
-        "layer times": "measured" if plan.provenance == "measured" else "interpolated between measured ones",
+        "layer times": _LAYERS[plan.provenance],
         "microbatches": str(plan.microbatches),
         "proven": "nothing is faster" if plan.proven else f"nothing is more than {plan.gap:.2%} faster",
     }

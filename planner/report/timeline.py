@@ -8,7 +8,6 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from planner.report.terminal import data_table, heading
-from planner.report.words import format_layers
 from planner.units import format_seconds
 
 if TYPE_CHECKING:
@@ -26,9 +25,14 @@ def stage_names(plan: TrainingPlan, cluster: Cluster) -> list[str]:
     names = []
     for s, stage in enumerate(plan.stages):
         types = dict.fromkeys(cluster.device_of(gpu).name for gpu in stage.devices)
-        first, end = stage.layers
-        names.append(f"stage {s}: layers {first}-{end - 1}, {stage.dp} x {stage.tp} {'+'.join(types)}")
+        names.append(f"stage {s}: {_held(plan, s)}, {stage.dp} x {stage.tp} {'+'.join(types)}")
     return names
+
+
+def _held(plan: TrainingPlan, s: int) -> str:
+    """Layers of a stage; how many where they lie in several chunks."""
+    (first, end), chunks = plan.stages[s].layers, plan.schedule.virtual_stages
+    return f"layers {first}-{end - 1}" if chunks == 1 else f"{end - first} layers in {chunks} chunks"
 
 
 def timeline_report(timeline: TrainingTimeline, plan: TrainingPlan) -> RenderableType:
@@ -38,7 +42,7 @@ def timeline_report(timeline: TrainingTimeline, plan: TrainingPlan) -> Renderabl
     rows = [
         (
             str(s),
-            format_layers(stage.layers),
+            _held(plan, s).removeprefix("layers "),
             str(timeline.gpus_S[s]),
             format_seconds(timeline.passes.busy_S[s]),
             format_seconds(timeline.bubble_S[s]),
@@ -47,7 +51,7 @@ def timeline_report(timeline: TrainingTimeline, plan: TrainingPlan) -> Renderabl
             format_seconds(sync_S[s]),
             format_seconds(update_S[s]),
         )
-        for s, stage in enumerate(plan.stages)
+        for s in range(timeline.stages)
     ]
     run = f"{timeline.schedule}, {timeline.microbatches} microbatches"
     run += f" in {timeline.chunks} chunks" if timeline.chunks > 1 else ""

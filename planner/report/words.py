@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from planner.cluster import Cluster, Link
-    from planner.plan import Figure
+    from planner.plan import Figure, Plan
 
 __all__ = [
     "billions",
@@ -28,6 +28,7 @@ __all__ = [
     "format_number",
     "format_share",
     "format_types",
+    "model_names",
 ]
 
 _DECIMAL = (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3))
@@ -225,3 +226,9 @@ def format_arguments(arguments: Mapping[str, int | float | str]) -> str:
         if name.startswith("-")
     ]
     return " ".join((*variables, *flags))
+
+
+def model_names(plan: Plan) -> str:
+    """Name the model of a plan, or all that share its cluster."""
+    served = getattr(plan.inputs, "served", None)
+    return plan.inputs.model.name if served is None else ", ".join(one.model.name for one in served)

@@ -22,7 +22,7 @@ from planner.search.stage_classes import StageClasses
 from planner.search.training.cells import Answer, search_graphs
 from planner.search.training.job_graphs import GraphKey, JobGraphs
 from planner.search.training.placing import Seat, place
-from planner.search.training_candidates import families
+from planner.search.training_families import families
 from planner.search.training_infeasible import misfit, no_plan
 from planner.search.training_plan import build_training_plan
 
@@ -126,6 +126,10 @@ def _shapes(problem: TrainingProblem) -> list[tuple[int, int]]:
     return [(c, e) for c in (1, *contexts) for e in (1, *divided) if c * e > 1]
 
 
+def _interleaves(problem: TrainingProblem) -> bool:
+    return problem.engine.interleaving and len(set(problem.model.kind_of_layer)) == 1
+
+
 class _Referee:
     """Places paths and prices what was placed."""
 
@@ -157,6 +161,8 @@ class _Referee:
             for kind, groups, (_, start, end) in zip(kinds, found, path, strict=True)
         ]
         schedule = Schedule(
+            name="interleaved" if key.virtual > 1 else "1f1b",
+            virtual_stages=key.virtual,
             microbatch_size=size,
             microbatches=graph.microbatches,
             recompute=stages.recomputes[key.recompute],
@@ -189,6 +195,7 @@ class _Referee:
             zero_stage=problem.job.zero_stage,
             context_parallel=schedule.context_parallel,
             expert_parallel=schedule.expert_parallel,
+            virtual_stages=schedule.virtual_stages,
         )
         if reasons:
             raise UnsupportedError("; ".join(reasons))
@@ -218,10 +225,16 @@ def _family_in_words(stages: StageClasses) -> str:
     )
     types = "any node classes in any order" if engine.mixed_gpu_types else "node classes of one GPU type in any order"
     recomputes = "any recomputation" if "selective" in stages.recomputes else "full recomputation or none"
+    shapes = _shapes(stages.problem)
+    contexts, experts = (max((shape[i] for shape in shapes), default=1) for i in (0, 1))
+    together = [f"context parallelism up to {contexts}"] if contexts > 1 else []
+    together += [f"expert parallelism up to {experts}"] if experts > 1 else []
+    divided = "".join(f"; {what}, by powers of two, among groups that lie alike on every node" for what in together)
+    chunks = ", interleaved by any number of chunks or not," if _interleaves(stages.problem) else ""
     return (
-        f"1F1B pipelines of at most {stages.max_stages} stages on {types}, each stage on one node class, its groups"
-        f" filling nodes or side by side in one; {degree}, a power of two within a node; any data-parallel degree and"
-        f" microbatch size up to {max(stages.sizes)} that divide the batch; any contiguous split of the layers;"
-        f" {recomputes}; sequence parallelism where tensor parallelism divides the sequences;"
+        f"1F1B pipelines{chunks} of at most {stages.max_stages} stages on {types}, each stage on one node class,"
+        f" its groups filling nodes or side by side in one; {degree}, a power of two within a node; any data-parallel"
+        f" degree and microbatch size up to {max(stages.sizes)} that divide the batch{divided}; any contiguous split of"
+        f" the layers; {recomputes}; sequence parallelism where tensor parallelism divides the sequences;"
         f" ZeRO {stages.problem.job.zero_stage}"
     )

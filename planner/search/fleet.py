@@ -34,7 +34,8 @@ from planner.search.problem import Budget, FleetProblem, SearchResult
 from planner.search.routes import route_requests
 from planner.search.template_pool import MOST_MULTISETS, orders
 from planner.search.templates import stage_kinds
-from planner.solvers.fleet import PREFILL, WHOLE, FleetDemand, FleetLink, FleetMaster
+from planner.solvers.fleet import FleetMaster
+from planner.solvers.fleet_columns import PREFILL, WHOLE, FleetDemand, FleetLink
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -124,13 +125,13 @@ def _of_model(problem: FleetProblem, index: int, error: InfeasibleError) -> Infe
 
 @dataclass(frozen=True, slots=True)
 class _Shape:
-    """A copy of a template: role, requests/s, stage kinds, layer bounds, and of one role its place."""
+    """A copy of a template: role, requests/s, stage kinds, layer bounds, and of one role the places that decode."""
 
     role: Role
     rate: float
     kinds: tuple[int, ...]
     bounds: tuple[int, ...]
-    place: int
+    places: tuple[int, ...]
 
 
 def zone_links(cluster: Cluster) -> tuple[FleetLink, ...]:
@@ -289,11 +290,11 @@ class _Planner:
             for a, shape in chosen
         ]
         replicas: list[list[PlacedReplica]] = [[] for _ in problem.served]
-        places: list[list[int]] = [[] for _ in problem.served]
+        places: list[list[tuple[int, ...]]] = [[] for _ in problem.served]
         for (a, shape), stages in zip(chosen, pack(problem.cluster, groups, choice.solution.fills), strict=True):
             placed = [PlacedStage(gpus, (shape.bounds[s], shape.bounds[s + 1])) for s, gpus in enumerate(stages)]
             replicas[a].append(PlacedReplica(stages=placed, role=shape.role))
-            places[a].append(shape.place)
+            places[a].append(shape.places)
         deployments = [self._routed(a, replicas[a], places[a], choice) for a in range(len(problem.served))]
         reached: list[float] = []
 
@@ -306,17 +307,18 @@ class _Planner:
         plan = build_fleet_plan(problem, deployments, certified)
         return plan, np.array(reached)
 
-    def _routed(self, a: int, replicas: list[PlacedReplica], places: list[int], choice: FleetChoice) -> ModelDeployment:
+    def _routed(
+        self, a: int, replicas: list[PlacedReplica], places: list[tuple[int, ...]], choice: FleetChoice
+    ) -> ModelDeployment:
         """Replicas of a model with their shares, and routes from those that prefill to those that decode."""
         one = self._problem.served[a]
         if all(replica.role == "both" for replica in replicas):
             return ModelDeployment(model=one.model, workload=one.workload, weight=one.weight, replicas=replicas)
         on_links = {pair for link in self._links for pair in link.pairings}
-        most = {
-            (z, w): float(flow)
-            for (client, z, w), flow in zip(choice.pairings, choice.solution.flow_Y, strict=True)
-            if client == a and (z, w) in on_links
-        }
+        most: dict[tuple[int, int], float] = {}
+        for (client, z, _, w), flow in zip(choice.pairings, choice.solution.flow_Y, strict=True):
+            if client == a and (z, w) in on_links:
+                most[z, w] = most.get((z, w), 0.0) + float(flow)
         capacities = RoleCapacities(one.model, self._problem.cluster, self._problem.engine, one.workload)
         routing = route_requests(capacities, replicas, places, most)
         # whom no request reaches is not part of the plan
@@ -344,7 +346,7 @@ class _Planner:
             best = values.polished(values.best_of([row]))
             kinds = tuple(int(j) for j in best.kinds_BS[0] if j >= 0)
             bounds = tuple(int(x) for x in best.bounds_BS1[0][: len(kinds) + 1])
-            return _Shape("both", float(best.rate_B[0]), kinds, bounds, -1)
+            return _Shape("both", float(best.rate_B[0]), kinds, bounds, ())
         a, row = pool.apart_row(t)
         apart = pool.models[a].apart
         assert apart is not None
@@ -353,7 +355,7 @@ class _Planner:
             float(apart.rate_T[row]),
             (int(apart.kind_T[row]),) * int(apart.stages_T[row]),
             apart.bounds[row],
-            int(apart.to_T[row]),
+            apart.reach[int(apart.to_T[row])] if role == PREFILL else (int(apart.to_T[row]),),
         )
 
     def _family(self) -> str:
@@ -380,8 +382,8 @@ class _Planner:
         if problem.roles != "colocated":
             text += (
                 "; prefill and decode replicas of equal stages (one node class, one TP), prefill replicas each for"
-                " decode replicas of one node class, TTFT divided between the two as TPOT allows; KV caches over the"
-                " network cards, each GPU at its part of the node's, one link between two zones. What separate roles"
-                " gain is a prediction that no replay has confirmed"
+                " decode replicas over equally good links, TTFT divided between the two as TPOT allows; KV caches over"
+                " the network cards, each GPU at its part of the node's, one link between two zones. What separate"
+                " roles gain is a prediction that no replay has confirmed"
             )
         return text

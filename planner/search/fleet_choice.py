@@ -4,7 +4,7 @@ The same as `planner.search.template_choice` does for one model, for columns of 
 rows of room: the program over what templates cannot exceed bounds every plan; where its answer rests on templates that
 are not priced, these are looked at more closely; the plan is the program's answer over what priced templates reach.
 
-Legend: T template of any model, A model, Y pairing of a prefill class with a decode class.
+Legend: T template of any model, A model, Y flow from a prefill class to a place that decodes.
 """
 
 from __future__ import annotations
@@ -51,14 +51,14 @@ class FleetChoice:
     price_C
         What one more GPU of each class would add to the objective, by the program without whole numbers.
     pairings
-        Model, prefill class and decode class of each flow of the solution.
+        Of each flow of the solution: model, prefill class, number of its reach, place that decodes.
     """
 
     solution: FleetSolution
     bound: float
     proven: bool
     price_C: Array
-    pairings: tuple[tuple[int, int, int], ...]
+    pairings: tuple[tuple[int, int, int, int], ...]
 
 
 class FleetChooser:
@@ -96,12 +96,12 @@ class FleetChooser:
             bound = min(bound, relaxed.value)
             if self._near_enough(best, bound, _CLOSE if turn < _PATIENT else _NEAR_ENOUGH):
                 break
-            near, rest = self._near(relaxed, best)
+            near, rest = self._near(relaxed, best, pool.up_T)
             if not self._late() and pool.look_closer(near, relaxed):
                 relaxed = self._relaxed(master, relaxed.active)
                 if relaxed is None:
                     return None
-                near, rest = self._near(relaxed, best)
+                near, rest = self._near(relaxed, best, pool.up_T)
             if self._late() and best is not None:
                 break
             answer = self._solved(master, pool.up_T, near, _SHARE)
@@ -126,7 +126,7 @@ class FleetChooser:
                     return None
             elif closed:  # what is not priced might still reach more than what is
                 hopeful_T = np.where(pool.priced_T, pool.rate_T, pool.up_T)
-                near = self._near(relaxed, best)[0]
+                near = self._near(relaxed, best, hopeful_T)[0]
                 if pool.priced_T[near].all():
                     best = self._incumbent(master, relaxed, best, _SHARE)
                     break
@@ -165,7 +165,7 @@ class FleetChooser:
     ) -> FleetSolution | None:
         """Solve over what priced templates reach, those that a better plan than the one so far may contain."""
         rows = np.flatnonzero(self.pool.rate_T > 0)
-        rows = np.intersect1d(rows, self._near(relaxed, best)[0])
+        rows = np.intersect1d(rows, self._near(relaxed, best, self.pool.rate_T)[0])
         asked = rows.tobytes() + self.pool.rate_T[rows].tobytes()
         if asked == self._asked:
             return best
@@ -188,12 +188,12 @@ class FleetChooser:
             return one or other
         return other if other.value > one.value else one
 
-    def _near(self, relaxed: FleetRelaxation, best: FleetSolution | None) -> tuple[IntArray, float]:
-        """Templates that a better plan may contain, and the best reduced cost of those left out."""
+    def _near(self, relaxed: FleetRelaxation, best: FleetSolution | None, value_T: Array) -> tuple[IntArray, float]:
+        """Templates that a better plan may contain by some values, and the best reduced cost of those left out."""
         value = -math.inf if best is None else best.value
         near = np.flatnonzero(relaxed.reduced_T >= value - relaxed.value - 1e-9 * abs(relaxed.value))
         near = near[np.isfinite(relaxed.reduced_T[near])]
-        near = near[~self.pool.replaced(near)]
+        near = near[~self.pool.replaced(near, value_T)]
         if len(near) <= _MOST_COLUMNS:
             return near, -math.inf
         order = near[np.argsort(-relaxed.reduced_T[near], kind="stable")]

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from planner.search.role_templates import RoleTemplates, role_templates
-from planner.search.template_pool import enumerate_multisets
+from planner.search.role_templates import RoleTemplates, reaches, role_templates
+from planner.search.template_pool import enumerate_multisets, most_stages
 from planner.search.template_pricer import TemplatePricer
 from planner.search.template_values import PRICED, PoolValues
 from planner.search.templates import StageKind, stage_kinds
-from planner.solvers.fleet import WHOLE, FleetColumns, FleetRelaxation
+from planner.solvers.fleet import FleetRelaxation
+from planner.solvers.fleet_columns import WHOLE, FleetColumns
 from planner.solvers.master import MasterProblem, packs_by_sum
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ class ModelPool:
         values = apart = None
         if problem.roles != "disaggregated":
             pool = enumerate_multisets(alone, kinds, depth, most=most)
-            values = PoolValues(alone, kinds, pricer, pool, depth)
+            values = PoolValues(alone, kinds, pricer, pool, most_stages(alone, depth))
         if problem.roles != "colocated":
             apart = role_templates(alone, kinds, depth)
         return cls(kinds, pricer, values, apart, depth)
@@ -174,6 +175,7 @@ class FleetPool:
             role_T=self.role_T,
             from_T=self.from_T,
             to_T=self.to_T,
+            reach=tuple(places for _, places in reaches(self.problem.cluster)),
         )
 
     def simple_T(self) -> BoolArray:
@@ -208,30 +210,26 @@ class FleetPool:
             self.refresh()
         return closer
 
-    def replaced(self, rows: IntArray) -> BoolArray:
-        """Which templates copies of a priced one of the same model replace: no more GPUs anywhere, no less served.
+    def replaced(self, rows: IntArray, value_T: Array) -> BoolArray:
+        """Which of some templates copies of another of them replace: no more GPUs anywhere, no less value.
 
-        Only where GPUs alone decide what fits: where the TP degrees of a class divide each other and the node.
+        Only templates of replicas that prefill and decode, of one model, and only where GPUs alone decide what fits:
+        where the TP degrees of a class divide each other and the node.
         """
         out = np.zeros(len(rows), dtype=bool)
         if not self._by_sum:
             return out
         for a in range(len(self.models)):
-            together = (self.role_T == WHOLE) & (self.client_T == a)
-            mine = np.flatnonzero(together[rows])
-            by = np.flatnonzero(together & self.priced_T & (self.rate_T > 0))
-            if not mine.size or not by.size:
-                continue
-            need_MC, need_BC = self.need_TC[rows[mine]], self.need_TC[by]
-            with np.errstate(divide="ignore", invalid="ignore"):
-                fits = np.where(need_BC[None] > 0, need_MC[:, None] // np.maximum(need_BC[None], 1), np.iinfo(int).max)
-            copies_MB = fits.min(axis=2)
-            reach_MB = copies_MB * self.rate_T[by]
-            enough = reach_MB >= self.up_T[rows[mine]][:, None] * (1 - 1e-12)
-            # of two that replace each other the first stays
-            itself = (copies_MB == 1) & (need_MC[:, None] == need_BC[None]).all(axis=2)
-            equal = itself & (self.rate_T[by] <= self.up_T[rows[mine]][:, None]) & (by[None] >= rows[mine][:, None])
-            out[mine] = (enough & ~equal).any(axis=1)
+            mine = np.flatnonzero((self.role_T[rows] == WHOLE) & (self.client_T[rows] == a))
+            need_MC, value_M = self.need_TC[rows[mine]], value_T[rows[mine]]
+            for i in np.argsort(-value_M / np.maximum(need_MC.sum(axis=1), 1), kind="stable").tolist():
+                if out[mine[i]]:  # whoever replaces it replaces what it would
+                    continue
+                used = need_MC[i] > 0
+                copies_M = (need_MC[:, used] // need_MC[i, used]).min(axis=1)
+                enough_M = copies_M * value_M[i] >= value_M * (1 - 1e-12)
+                enough_M[i] = False
+                out[mine[enough_M & (copies_M > 0)]] = True
         return out
 
     def whole_row(self, t: int) -> tuple[int, int]:

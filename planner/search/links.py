@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from functools import lru_cache
 from itertools import combinations
 from typing import TYPE_CHECKING, Final
 
@@ -15,6 +16,7 @@ __all__ = ["alike_by_links", "fastest_inside", "fastest_link"]
 _MOST_NODES: Final = 256  # whose links are compared pair by pair
 
 
+@lru_cache(maxsize=1024)  # asked for every template of a class, and clusters do not change
 def fastest_link(cluster: Cluster, class_a: int, class_b: int) -> Link:
     """Fastest link between different nodes of two classes, given by their positions: highest bandwidth, lowest latency.
 

@@ -1,7 +1,8 @@
 """Replicas of one role that a plan may be made of: prefill and decode templates, all priced.
 
-A template of one role is a pipeline of equal stages: one node class, one TP. Prefill templates are made for the class
-that decodes what they prefill, since the link between the two is part of TTFT and bounds their rate. There are a few
+A template of one role is a pipeline of equal stages: one node class, one TP. Prefill templates are made for the classes
+that decode what they prefill, all those with equally good paths to them: the path is part of TTFT and bounds the rate.
+There are a few
 hundred of both, so each is priced where it is made: decode templates by the pricer of all others for a demand without
 prompts, prefill templates by the interval dynamic program, whose bottleneck no other layer split beats.
 
@@ -21,13 +22,14 @@ import numpy as np
 from planner.cost.disaggregated import decode_step
 from planner.cost.memory import cached_tokens_L
 from planner.cost.network import node_collective
-from planner.cost.replica import PipelineStage, ReplicaPricer
-from planner.cost.roles import PrefillReplica, kv_path, receiving_time, step_share
+from planner.cost.replica import Operation, PipelineStage, ReplicaPricer
+from planner.cost.roles import DecodeReplica, PrefillReplica, kv_path, receiving_time, step_share
+from planner.cost.serving import Demand
 from planner.partition import StageCosts, partition_layers
 from planner.search.links import fastest_link
 from planner.search.template_pool import most_stages
 from planner.search.template_pricer import TemplatePricer
-from planner.solvers.fleet import DECODE, PREFILL
+from planner.solvers.fleet_columns import DECODE, PREFILL
 from planner.solvers.master import packs_by_sum
 from planner.workload import Slo
 
@@ -37,9 +39,9 @@ if TYPE_CHECKING:
     from planner.cluster import Cluster, Link
     from planner.cost._types import Array, IntArray
     from planner.search.problem import ServingProblem
-    from planner.search.templates import StageKind
+    from planner.search.templates import StageKind, Templates
 
-__all__ = ["RoleTemplates", "equal_stages", "places_of", "role_templates"]
+__all__ = ["RoleTemplates", "equal_stages", "places_of", "reaches", "role_templates"]
 
 _NEAR: Final = 1 - 1e-9
 
@@ -53,10 +55,12 @@ class RoleTemplates:
     kind_T, stages_T
         Stage kind, and how many stages of it.
     role_T
-        `planner.solvers.fleet.PREFILL` or `DECODE`.
+        `planner.solvers.fleet_columns.PREFILL` or `DECODE`.
     from_T, to_T
-        Of prefill templates their node class and the place that decodes, of decode templates -1 and their place: their
-        node class, or beyond the number of classes the inside of the class's one node.
+        Of prefill templates their node class and which of `reach` decodes, of decode templates -1 and their place:
+        their node class, or beyond the number of classes the inside of the class's one node.
+    reach
+        Places.
     bounds
         First layer of each stage, and the number of layers at the end.
     rate_T, bound_T
@@ -70,6 +74,7 @@ class RoleTemplates:
     role_T: IntArray
     from_T: IntArray
     to_T: IntArray
+    reach: tuple[tuple[int, ...], ...]
     bounds: tuple[tuple[int, ...], ...]
     rate_T: Array
     bound_T: Array
@@ -84,7 +89,7 @@ class RoleTemplates:
     def able(self) -> bool:
         """Whether some class prefills for one that decodes."""
         decoding = set(self.to_T[self.role_T == DECODE].tolist())
-        return any(int(w) in decoding for w in self.to_T[self.role_T == PREFILL])
+        return any(decoding & set(self.reach[g]) for g in self.to_T[self.role_T == PREFILL].tolist())
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +128,7 @@ def role_templates(problem: ServingProblem, kinds: Sequence[StageKind], depth: i
         role_T=np.array([t.role for t in found], dtype=np.int64),
         from_T=np.array([t.source for t in found], dtype=np.int64),
         to_T=np.array([t.target for t in found], dtype=np.int64),
+        reach=tuple(places for _, places in reaches(problem.cluster)),
         bounds=tuple(t.bounds for t in found),
         rate_T=np.array([t.rate for t in found]),
         bound_T=np.array([t.bound for t in found]),
@@ -158,25 +164,31 @@ def equal_stages(problem: ServingProblem, kind: StageKind, bounds: Sequence[int]
 def _prefill(
     problem: ServingProblem, kinds: Sequence[StageKind], pipelines: Sequence[tuple[int, int]]
 ) -> list[_Template]:
-    """Price prefill templates, one for every class that may decode."""
+    """Price prefill templates, one for every set of classes that may decode over equally good paths."""
     model, engine, workload = problem.model, problem.engine, problem.workload
-    able = sorted({kinds[j].node_class for j, _ in pipelines})
+    ways = reaches(problem.cluster)
     found = []
     for (j, stages), bounds in zip(pipelines, _prefill_splits(problem, kinds, pipelines), strict=True):
         if bounds is None:
             continue
         own = kinds[j].node_class
-        stack = equal_stages(problem, kinds[j], bounds)
-        base = PrefillReplica(model, engine, workload, stack, kv_path(problem.cluster, own, own))
-        for target in able:
-            one = base.towards(kv_path(problem.cluster, own, target))
-            rate = one.goodput()
-            if rate > 0:
-                # stages are alike, so that only the bottleneck depends on the split, and this split has the least
-                found += [
-                    _Template(j, stages, PREFILL, own, place, bounds, rate, rate)
-                    for place in places_of(problem.cluster, own, target)
-                ]
+        share, even = _largest_share(problem, stages), _even(problem, stages)
+        made = {
+            split: PrefillReplica(
+                model, engine, workload, equal_stages(problem, kinds[j], split), kv_path(problem.cluster, own, own)
+            )
+            for split in dict.fromkeys((bounds, even))
+        }
+        for group, (source, places) in enumerate(ways):
+            if source != own:
+                continue
+            path = kv_path(problem.cluster, own, places[0] % len(problem.cluster.classes))
+            # stages are alike, so that only the bottleneck, which is least here, and the transfer depend on the split
+            bound = made[bounds].towards(path, share).goodput()
+            rates = {split: one.towards(path).goodput() for split, one in made.items()}
+            best = max(rates, key=lambda split: rates[split])
+            if rates[best] > 0:
+                found.append(_Template(j, stages, PREFILL, own, group, best, rates[best], max(bound, rates[best])))
     return found
 
 
@@ -234,8 +246,20 @@ def _decode(
     limit = step_share(problem.workload.slo)
     slo = Slo(tpot=None if math.isinf(limit) else limit, percentile=problem.workload.slo.percentile)
     pricer = TemplatePricer(replace(problem, workload=problem.workload.with_slo(slo)), kinds, step=decode_step())
-    priced = pricer.polished(pricer.price([(j,) * stages for j, stages in pipelines]))
-    tokens = pricer.tables.demand.prompt
+    priced = pricer.price([(j,) * stages for j, stages in pipelines])
+    roughly = _undominated(problem, kinds, _decode_templates(problem, kinds, pipelines, priced))
+    rows = [b for b, one in enumerate(pipelines) if one in {(t.kind, t.stages) for t in roughly}]
+    if not rows:
+        return []
+    exact = pricer.exhausted(priced.take(rows))
+    return _decode_templates(problem, kinds, [pipelines[b] for b in rows], exact)
+
+
+def _decode_templates(
+    problem: ServingProblem, kinds: Sequence[StageKind], pipelines: Sequence[tuple[int, int]], priced: Templates
+) -> list[_Template]:
+    """Hold priced pipelines to what their GPUs can receive, in every place that they may take over in."""
+    tokens = Demand.of(problem.workload, problem.engine).prompt
     found = []
     for b, (j, stages) in enumerate(pipelines):
         if priced.rate_B[b] <= 0:
@@ -244,15 +268,37 @@ def _decode(
         bounds = tuple(int(x) for x in priced.bounds_BS1[b][: stages + 1])
         stack = equal_stages(problem, kinds[j], bounds)
         whole = equal_stages(problem, kinds[j], (0, problem.model.num_layers))
+        share = _largest_share(problem, stages)
         for place, source in _sources(problem, own):
             path = kv_path(problem.cluster, source, own)
             # no split receives less at its busiest stage than an equal part of the layers
             busy = receiving_time(problem.model, stack, path, tokens)
-            least = receiving_time(problem.model, whole, path, tokens) / stages
+            least = receiving_time(problem.model, whole, path, tokens) * share
             most, most_of_any = (1.0 / x if x > 0 else math.inf for x in (busy, least))
             rate, bound = (float(x) for x in (priced.rate_B[b], priced.bound_B[b]))
-            found.append(_Template(j, stages, DECODE, -1, place, bounds, min(rate, most), min(bound, most_of_any)))
+            split = bounds
+            if rate > most:  # the fastest split does not receive the most
+                even = _even(problem, stages)
+                found_even = DecodeReplica(
+                    problem.model, problem.engine, problem.workload, equal_stages(problem, kinds[j], even), path
+                ).goodput()
+                if isinstance(found_even, Operation) and found_even.rate > most:
+                    rate, split = found_even.rate, even
+                else:
+                    rate = most
+            found.append(_Template(j, stages, DECODE, -1, place, split, rate, min(bound, most_of_any)))
     return found
+
+
+def _largest_share(problem: ServingProblem, stages: int) -> float:
+    """Share of the layers that the fullest of some stages has at least; of layers that are alike a whole number."""
+    layers, alike = problem.model.num_layers, len(problem.model.kinds) == 1
+    return math.ceil(layers / stages) / layers if alike else 1.0 / stages
+
+
+def _even(problem: ServingProblem, stages: int) -> tuple[int, ...]:
+    """Split of the layers in which no stage has more than it must."""
+    return tuple(-(-problem.model.num_layers * s // stages) for s in range(stages + 1))
 
 
 def places_of(cluster: Cluster, source: int, target: int) -> list[int]:
@@ -263,6 +309,18 @@ def places_of(cluster: Cluster, source: int, target: int) -> list[int]:
     """
     inside = source == target and len(cluster.classes[target].nodes) == 1
     return [target, target + len(cluster.classes)] if inside else [target]
+
+
+def reaches(cluster: Cluster) -> tuple[tuple[int, tuple[int, ...]], ...]:
+    """Class, and places that it hands KV caches on to over equally good paths: what prefill replicas are made for."""
+    classes = range(len(cluster.classes))
+    found: dict[tuple[int, float, float, float], list[int]] = {}
+    for source in classes:
+        for target in classes:
+            path = kv_path(cluster, source, target)
+            key = (source, path.latency, path.out, path.link)
+            found.setdefault(key, []).extend(places_of(cluster, source, target))
+    return tuple((key[0], tuple(sorted(places))) for key, places in found.items())
 
 
 def _sources(problem: ServingProblem, own: int) -> list[tuple[int, int]]:

@@ -118,6 +118,24 @@ def _search(problem: ServingProblem, budget: Budget) -> SearchResult[ServingPlan
     raise explain_infeasible(problem, kinds, _nearest(pricer, chooser))
 
 
+def _as_fleet(problem: ServingProblem) -> FleetProblem:
+    """One model with prefill and decode replicas: a fleet of one."""
+    if problem.objective == "tpot":
+        raise InputError(
+            "the least TPOT is searched for among colocated replicas only",
+            field="roles",
+            expected="the objective goodput, cost or gpus",
+        )
+    return FleetProblem(
+        served=(ServedModel(model=problem.model, workload=problem.workload),),
+        cluster=problem.cluster,
+        engine=problem.engine,
+        max_stages=problem.max_stages,
+        objective=problem.objective,
+        roles=problem.roles,
+    )
+
+
 def _at_least_with_one_tp(
     problem: ServingProblem, budget: Budget, result: SearchResult[ServingPlan]
 ) -> SearchResult[ServingPlan]:
@@ -150,24 +168,6 @@ def _at_least_with_one_tp(
         family=found.family,
     )
     return replace(result, plan=build_serving_plan(problem, placed, certificate))
-
-
-def _as_fleet(problem: ServingProblem) -> FleetProblem:
-    """One model with prefill and decode replicas: a fleet of one."""
-    if problem.objective == "tpot":
-        raise InputError(
-            "the least TPOT is searched for among colocated replicas only",
-            field="roles",
-            expected="the objective goodput, cost or gpus",
-        )
-    return FleetProblem(
-        served=(ServedModel(model=problem.model, workload=problem.workload),),
-        cluster=problem.cluster,
-        engine=problem.engine,
-        max_stages=problem.max_stages,
-        objective=problem.objective,
-        roles=problem.roles,
-    )
 
 
 def gpu_prices(problem: ServingProblem) -> list[float]:

@@ -4,12 +4,10 @@ Sequence parallelism is never slower and never larger, so that a pipeline has it
 degrees divide its sequences: the kinds of a pipeline have it or not, all together (`StageClasses.joinable`). Those
 without tensor parallelism go with either.
 
-A kind's compute, memory and updates follow from a few numbers per microbatch size and recomputation; what depends on
-the GPUs a stage really gets, hops and gradient rings, follows from its position on its class. Both are looked up
-while millions of candidates are priced.
+A kind's compute and memory follow from a few numbers per microbatch size and recomputation; what depends on the GPUs a
+stage really gets, hops and gradient rings, is `planner.search.training.job_links`.
 
-Legend: J kind of stage, D data-parallel degree, R recomputation, M microbatch size, K layer kind of the model, P
-position of a stage among those of its kind, N number of them.
+Legend: J kind of stage, D data-parallel degree, R recomputation, M microbatch size, K layer kind of the model.
 """
 
 from __future__ import annotations
@@ -21,12 +19,11 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from planner.cost.memory import tensor_parallel_fault
-from planner.cost.training import boundary_bytes, context_link, tied_exchange
+from planner.cost.training import context_link
 from planner.cost.training_attention import has_flash_attention, sequence_parallel_fault
 from planner.cost.training_experts import expert_collectives, expert_parameters_K
-from planner.cost.training_links import Groups, gradient_rings, hop_terms, tensor_parallel_collective
+from planner.cost.training_links import tensor_parallel_collective
 from planner.cost.training_memory import activations, end_parameters, layer_parameters_K, memory_limit, state_bytes
-from planner.cost.training_replica import update_terms
 from planner.cost.training_stage import Recompute, mixed_precision, stage_work
 from planner.search.training_layout import class_groups
 
@@ -141,18 +138,13 @@ class StageClasses:
         self.degrees = tuple(
             d * each for d in range(1, most // each + 1) if batch % d == 0 and d * each % expert_parallel == 0
         )
-        D, J, P = len(self.degrees), len(self.classes), max_stages
+        D = len(self.degrees)
         self.microbatches_DM = np.array(
             [[batch * each // (d * b) if batch * each % (d * b) == 0 else 0 for b in sizes] for d in self.degrees],
             dtype=np.int64,
         ).reshape(D, len(sizes))
         self.state_D = np.array([state_bytes(problem.job, d) for d in self.degrees])
         self.room_DJ = self._room_DJ()
-        self.hop_DJJPM = np.zeros((D, J, J, P, len(sizes)))
-        self.update_fixed_DJNP, self.update_slope_DJNP = np.zeros((D, J, P + 1, P)), np.zeros((D, J, P + 1, P))
-        self.least_update_DJN = np.zeros((2, D, J, P + 1))
-        self.tied_DJJP = np.zeros((D, J, J, P))
-        self._filled: set[tuple[int, ...]] = set()
 
     def _degrees(self, node_class: int) -> list[int]:
         """Powers of two that divide a node and that the model allows."""
@@ -249,78 +241,6 @@ class StageClasses:
             limit=memory_limit(device, problem.engine),
         )
 
-    def stage_groups(self, j: int, dp: int, stage: int) -> Groups:
-        """Groups of the stage-th stage of a kind."""
-        return self.classes[j].groups[stage * dp : (stage + 1) * dp]
-
     def most_stages(self, j: int, d: int) -> int:
         """Stages of a kind that the cluster has room for, no more than a pipeline may have."""
         return min(len(self.classes[j].groups) // self.degrees[d], self.max_stages)
-
-    def hops_PM(self, d: int, j: int, to_j: int) -> Array:
-        """Seconds of hops between stages, both directions; a row of `hop_DJJPM`, filled when first asked for.
-
-        Parameters
-        ----------
-        d
-            Position of the data-parallel degree in `degrees`.
-        j, to_j
-            Kinds of the sending and the receiving stage.
-
-        Returns
-        -------
-        array, shape (stages, M)
-            Of the same kind: row p is the hop from its p-th stage to the next one. Of different kinds: row p is the
-            hop from the p-th stage of `j`, its last one, to the first stage of `to_j`.
-        """
-        row: Array = self.hop_DJJPM[d, j, to_j]
-        if (d, j, to_j) not in self._filled:
-            self._filled.add((d, j, to_j))
-            dp = self.degrees[d]
-            parallel = self.classes[j].sequence_parallel or self.classes[to_j].sequence_parallel
-            size_M = boundary_bytes(self.model, self.problem.job) * self.sequence_M
-            for p in range(self.most_stages(j, d) - (j == to_j)):
-                terms = hop_terms(
-                    self.problem.cluster,
-                    self.stage_groups(j, dp, p),
-                    self.stage_groups(to_j, dp, p + 1 if j == to_j else 0),
-                    (1,) * dp,
-                    sequence_parallel=parallel,
-                )
-                row[p] = 2.0 * terms.seconds(size_M)
-        return row
-
-    def fill_updates(self, d: int, j: int) -> None:
-        """Gradient sync and optimizer of a kind's stages: rows of `update_fixed_DJNP` and `update_slope_DJNP`.
-
-        Row n is of n stages of the kind, which share their nodes' network cards.
-        """
-        if (d, j, -1) in self._filled:
-            return
-        self._filled.add((d, j, -1))
-        cluster, job, dp = self.problem.cluster, self.problem.job, self.degrees[d]
-        device = cluster.classes[self.classes[j].node_class].device
-        for n in range(1, self.most_stages(j, d) + 1):
-            rings = gradient_rings(cluster, [self.stage_groups(j, dp, p) for p in range(n)])
-            terms = [update_terms(device, ring, job) for ring in rings]
-            self.update_fixed_DJNP[d, j, n, :n] = [one.sync_fixed for one in terms]
-            self.update_slope_DJNP[d, j, n, :n] = [one.slope for one in terms]
-            self.least_update_DJN[:, d, j, n] = min(t.sync_fixed for t in terms), min(t.slope for t in terms)
-
-    def tied_P(self, d: int, first_j: int, last_j: int) -> Array:
-        """Seconds that tied embeddings take to add up their gradients, by where the last stage is.
-
-        Returns
-        -------
-        array, shape (stages,)
-            Entry p: the last stage is the p-th of kind `last_j`. 0 where it is the first stage too.
-        """
-        row: Array = self.tied_DJJP[d, first_j, last_j]
-        if self.model.tied_embeddings and (d, first_j, last_j, 0) not in self._filled:
-            self._filled.add((d, first_j, last_j, 0))
-            dp = self.degrees[d]
-            first = self.stage_groups(first_j, dp, 0)
-            for p in range(first_j == last_j, self.most_stages(last_j, d)):
-                ends = [first, self.stage_groups(last_j, dp, p)]
-                row[p] = tied_exchange(self.problem.cluster, self.model, ends)
-        return row

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from planner.cost.memory import cached_tokens_L
 from planner.cost.serving import (
     Iteration,
     PipelineTimes,
@@ -28,18 +27,17 @@ from planner.cost.serving import (
     most_within_ttft,
     steady_state,
 )
-from planner.search.template_rows import WHOLE, MultisetRows, StageCaps
+from planner.search.capacity_tables import CapacityTables
+from planner.search.template_rows import MultisetRows, StageCaps
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from planner.cost._types import Array, BoolArray, IntArray
     from planner.search.template_pool import MultisetPool
-    from planner.search.template_tables import TemplateTables
 
 __all__ = ["CapacityForm"]
 
-_KINDS: Final[tuple[Iteration, ...]] = ("mean", "chunk", "full")
 _ROWS: Final = 1 << 15  # multisets at a time: their arrays stay in a core's cache
 _HALVINGS: Final = 11  # of the interval that a stage time lies in, a layer's time wide at first
 _LOOSE: Final = 1.002  # a bound this close to what a smaller batch could reach is not worth a scan
@@ -48,88 +46,8 @@ _MOST_GROWTHS: Final = 60  # by a quarter each; stages that then still do not ho
 _SCANS_OF_ENDS: Final = 3  # there are many choices of ends
 
 
-class CapacityForm:
-    """Bounds multisets of one problem.
-
-    Parameters
-    ----------
-    tables
-        Times, memory and links of the stage kinds.
-    most_stages
-        Most stages of any multiset.
-    """
-
-    def __init__(self, tables: TemplateTables, most_stages: int) -> None:
-        self.tables, self.layers = tables, tables.model.num_layers
-        kind_L = tables.kind_of_layer
-        layers_K = np.bincount(kind_L, minlength=len(tables.model.kinds))
-        weights_JL, cache_JL = tables.weights_JL, tables.cache_JL
-        times = tables.least
-        self.overhead = tables.iteration
-        self.whole = len(layers_K) == 1 and bool((weights_JL == weights_JL[:, :1]).all())
-        self.density_JG: dict[Iteration, Array] = {}
-        self.shortest_JG: dict[Iteration, Array] = {}
-        unit_KG: dict[Iteration, Array] = {}
-        for which in _KINDS:
-            layer_JKG = times.layer_JKG[which]
-            unit = layer_JKG.mean(axis=0)
-            unit_KG[which] = unit * self.layers / (layers_K @ unit)
-            self.density_JG[which] = (unit_KG[which] / layer_JKG).max(axis=1)
-            self.shortest_JG[which] = layer_JKG.min(axis=1)
-        self._runs_of_layers: tuple[Array, Array] | None = None
-        if not self.whole:
-            least_JGN = np.moveaxis(_in_a_row(times.layer_JKG["mean"][:, kind_L], np.min), 1, 2)
-            counts_GN = _in_a_row(unit_KG["mean"][kind_L][None], np.max)[0].T
-            self._runs_of_layers = least_JGN, np.pad(counts_GN, ((0, 0), (1, 0)))
-        self.first_JG, self.last_JG = times.first_JG, times.last_JG
-        # in layers that the first and the last stage do not compute meanwhile
-        self.ends_JG = {
-            w: (self.density_JG[w] * self.first_JG[w], self.density_JG[w] * self.last_JG[w]) for w in _KINDS
-        }
-        J, G = len(weights_JL), len(tables.grid_G)
-        room_J = {
-            "middle": tables.capacity_J,
-            "first": tables.capacity_J - tables.embedding_J,
-            "last": tables.capacity_J - tables.head_J,
-            "both": tables.capacity_J
-            - tables.embedding_J
-            - (0.0 if tables.model.tied_embeddings else 1.0) * tables.head_J,
-        }
-        demand = tables.demand
-        self._held = {name: np.zeros((most_stages + 1, J, G)) for name in room_J}  # in units of time
-        self._sized = {name: np.zeros((most_stages + 1, J, G)) for name in room_J}  # in units of memory
-        for stages in range(1, most_stages + 1):
-            tokens_GL = cached_tokens_L(tables.model, stages * tables.grid_G, demand.decode_context, demand.longest)
-            bytes_JGL = weights_JL[:, None, :] + cache_JL[:, None, :] * tokens_GL
-            unit_GL = bytes_JGL.mean(axis=0)
-            unit_GL = unit_GL * self.layers / unit_GL.sum(axis=1, keepdims=True)
-            by_size_JG = (unit_GL / bytes_JGL).max(axis=2)
-            by_time_JG = (unit_KG["mean"].T[:, kind_L] / bytes_JGL).max(axis=2)
-            one_JG = bytes_JGL.min(axis=2)
-            run_JNG = np.zeros(0) if self.whole else _in_a_row(np.moveaxis(bytes_JGL, 2, 1), np.min)
-            for name, room in room_J.items():
-                held, sized = room[:, None] * by_time_JG, room[:, None] * by_size_JG
-                if self._runs_of_layers is not None:
-                    layers_JG = (run_JNG <= room[:, None, None] * (1 + WHOLE)).sum(axis=1)
-                    held = np.minimum(held, self._runs_of_layers[1][np.arange(G), layers_JG])
-                if self.whole:
-                    held, sized = np.floor(held + WHOLE), np.floor(sized + WHOLE)
-                none = room[:, None] < one_JG  # not even one layer
-                self._held[name][stages] = np.where(none, 0.0, held)
-                self._sized[name][stages] = np.where(none, 0.0, sized)
-
-    def caps(self, kind: IntArray, at: IntArray, stages: IntArray, *, memory: bool = True) -> StageCaps:
-        """Caps of stages at a decode batch; all arguments broadcast."""
-        density = self.density_JG["mean"][kind, at]
-        names = ("middle", "first", "last", "both")
-        held = [self._held[name][stages, kind, at] for name in names] if memory else [None] * len(names)
-        first, last = (ends[kind, at] for ends in self.ends_JG["mean"])
-        runs = None
-        if self._runs_of_layers is not None:
-            least_JGN, counts_GN = self._runs_of_layers
-            shape = np.broadcast_shapes(np.shape(kind), np.shape(at))
-            runs = least_JGN[kind, at], np.broadcast_to(counts_GN[at], (*shape, counts_GN.shape[-1]))
-        return StageCaps(density, first, last, (held[0], held[1], held[2], held[3]), self.whole, runs)
+class CapacityForm(CapacityTables):
+    """Bounds multisets of one problem; made as its tables are."""
 
     def rough(self, pool: MultisetPool) -> Array:
         """Bound all multisets at a fraction of the time, and looser: layers divisible, memory only for the batch."""
@@ -183,13 +101,11 @@ class CapacityForm:
         for width in sorted(set(width_M.tolist())):
             part = np.flatnonzero(width_M == width)
             rows = MultisetRows.of(self.tables, pool.kind_MD[part, :width], pool.count_MD[part, :width])
-            for first in range(width):
-                for last in range(width):
-                    if first == last and width > 1:
-                        continue
-                    ends = [np.full(len(part), place) for place in (first, last)]
-                    found = self._bound(replace(rows, first=ends[0], last=ends[1]), _SCANS_OF_ENDS)
-                    best_M[part] = np.maximum(best_M[part], found)
+            ends = np.array([(f, e) for f in range(width) for e in range(width) if f != e or width == 1])
+            every = rows.take(np.repeat(np.arange(len(part)), len(ends)))
+            first, last = np.tile(ends, (len(part), 1)).T
+            found = self._bound(replace(every, first=first, last=last), _SCANS_OF_ENDS)
+            best_M[part] = found.reshape(len(part), len(ends)).max(axis=1)
         return best_M
 
     def nearest(self, pool: MultisetPool, most: int) -> IntArray:
@@ -200,7 +116,7 @@ class CapacityForm:
             def score(rows: MultisetRows, pick: str = pick) -> Array:
                 start = np.zeros(len(rows.kind), dtype=int)
                 names = ("middle", "first", "last", "both")
-                held = self._total(rows, [self._gather(self._sized[name], rows, start) for name in names])
+                held = self._total(rows, [self._gather(self.sized[name], rows, start) for name in names])
                 fits = (held >= self.layers - 1e-6) & self._one_each(rows, start)
                 latency = np.minimum(getattr(self._state(rows, start), pick), 1e12)
                 return np.asarray(np.where(fits, latency, latency + 1e15))
@@ -233,7 +149,7 @@ class CapacityForm:
 
     def _roughly_feasible(self, rows: MultisetRows, at: IntArray) -> BoolArray:
         tpot = np.inf if self.tables.slo.tpot is None else self.tables.slo.tpot
-        held = (rows.count * self._gather(self._sized["middle"], rows, at)).sum(axis=1)
+        held = (rows.count * self._gather(self.sized["middle"], rows, at)).sum(axis=1)
         return np.asarray(
             (held >= self.layers - 1e-6) & (rows.stages * self._fractional(rows, "mean", at) <= tpot * (1 + 1e-12))
         )
@@ -359,7 +275,7 @@ class CapacityForm:
         tpot = np.inf if slo.tpot is None else slo.tpot
         ttft = np.finfo(float).max if slo.ttft is None else slo.ttft
         held = self._total(
-            rows, [self._gather(self._sized[name], rows, at) for name in ("middle", "first", "last", "both")]
+            rows, [self._gather(self.sized[name], rows, at) for name in ("middle", "first", "last", "both")]
         )
         room = (held >= self.layers - 1e-6) & self._one_each(rows, at)
         fits = room & (state.tpot_B <= tpot) & (state.ttft_B <= ttft)
@@ -372,7 +288,7 @@ class CapacityForm:
         return np.asarray(fits)
 
     def _one_each(self, rows: MultisetRows, at: IntArray) -> BoolArray:
-        return np.asarray((self._gather(self._sized["middle"], rows, at) > 0).all(axis=1))
+        return np.asarray((self._gather(self.sized["middle"], rows, at) > 0).all(axis=1))
 
     def _gather(self, table_SJG: Array, rows: MultisetRows, at: IntArray) -> Array:
         return np.asarray(table_SJG[rows.stages[:, None], rows.kind, at[:, None]])
@@ -428,10 +344,3 @@ class CapacityForm:
             chunk_through_B=self._through(rows, "chunk", at),
             full_slowest_B=self._fractional(rows, "full", at),
         )
-
-
-def _in_a_row(cost_JLG: Array, choose: Callable[..., Array]) -> Array:
-    """Least or greatest cost of 1, 2 and more layers in a row, axes J, N, G."""
-    before = np.pad(np.cumsum(cost_JLG, axis=1), ((0, 0), (1, 0), (0, 0)))
-    layers = cost_JLG.shape[1]
-    return np.stack([choose(before[:, n:] - before[:, :-n], axis=1) for n in range(1, layers + 1)], axis=1)

@@ -41,12 +41,10 @@ _MOST_COLUMNS: Final = 400  # of an integer program; the others enter its bound 
 _TOLD: Final = 5  # replicas that are told of, though not chosen
 _TURNS: Final = 6  # programs after which a plan near enough to the bound will do
 _NEAR_ENOUGH: Final = 2e-3
+_KEPT: Final = 0.15  # of the time limit, for the plan
+_KEPT_FOR_THE_REST: Final = 0.6  # when only replicas with one TP were chosen from
 _LEAST_SECONDS: Final = 0.3  # of a program, whatever the limit: the plans so far must not be thrown away
 _CLOSE: Final = 1e-5  # relative distance of plan and bound at which nothing is left to look for
-_SLACK: Final = 0.99  # of its price that something is to be worth to join the pool: prices may fall a little
-_FINE_SLACK: Final = 0.998
-_NEARLY: Final = 0.2  # of a reduced cost: how much less of it than wanted will do
-_FIRST_SLACKS: Final = (0.9, 0.7, 0.5, 0.3)  # where nothing in the pool can serve
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +109,7 @@ class TemplateChooser:
             dp = TemplateDp(self.values.form, problem, kinds, depth)
             self._unlisted = Unlisted(dp, self.values, self._late)
         self._master: Master | None = None
-        self._tried = -math.inf
+        self._kept = _KEPT
 
     @property
     def looked_at(self) -> dict[str, int]:
@@ -157,10 +155,13 @@ class TemplateChooser:
         self._ask(cost_J, demand)
         uniform_M = self.values.parts()["one TP"]
         if not uniform_M.all():
+            self._kept = _KEPT_FOR_THE_REST
             with suppress(TimeLimitError):
                 self.choose_among(uniform_M)
-        if not (self.values.up_M > 0).any():
-            self._begin()
+            self._kept = _KEPT
+        if self._unlisted is not None and not (self.values.up_M > 0).any():
+            self._unlisted.begin()
+            self._master = None
         return self._solve(grows=True)
 
     def relax(self, cost_J: Array, demand: float | None = None) -> PoolRelaxation | None:
@@ -170,7 +171,6 @@ class TemplateChooser:
 
     def _ask(self, cost_J: Array, demand: float | None) -> None:
         self._cost_J, self._demand, self._master = np.asarray(cost_J, dtype=float), demand, None
-        self._tried = -math.inf
 
     def choose_among(self, among_M: BoolArray, program: Master | None = None) -> Choice | None:
         """Solve the program, or another over the pool, for some of the multisets; its bound holds for these alone."""
@@ -185,17 +185,6 @@ class TemplateChooser:
             self._master = usual
             values.up_M = np.where(among_M, values.up_M, others)
             values.rate_M = np.where(among_M, values.rate_M, rates)
-
-    def _begin(self) -> None:
-        """Look for anything that can serve, where nothing in the pool can."""
-        if self._unlisted is None:
-            return
-        best = self._unlisted.most_per(np.array([float(kind.tp) for kind in self.kinds]))
-        if best is not None:
-            for slack in _FIRST_SLACKS:
-                if self._unlisted.list(best, slack) is None or (self.values.up_M > 0).any():
-                    break
-        self._master = None
 
     def _solve(self, *, grows: bool) -> Choice | None:
         """Solve over all multisets that are bounded by more than 0."""
@@ -212,7 +201,7 @@ class TemplateChooser:
         while not self._late():
             # first the program by what templates may reach at most, which bounds it; then by what those priced do
             value = self._worth(best)
-            if grows and self._list_better(relaxed, value):
+            if grows and self._grown(relaxed, value):
                 relaxed = self._relaxed(relaxed.active, grows=grows)
                 if relaxed is None:
                     return None
@@ -304,48 +293,28 @@ class TemplateChooser:
                 return relaxed
             if values.tighten(support, relaxed.reduced_T):
                 continue
-            if not grows or not self._list_worthwhile(relaxed):
+            if not grows or not self._grown(relaxed):
                 return relaxed
 
-    def _list_worthwhile(self, relaxed: PoolRelaxation) -> bool:
-        """Add what is worth more than its price; False where nothing was added."""
-        if self._unlisted is None:
+    def _grown(self, relaxed: PoolRelaxation, better_than: float | None = None) -> bool:
+        """Add what is worth more than its price, or what a better plan may contain; False where nothing was added."""
+        if self._unlisted is None or better_than == -math.inf:
             return False
         dual = prices_of(self.master, relaxed, self._cost_J)
-        if self._unlisted.reduced(dual.prices) <= 0.0:
-            return False
-        return self._added(self._unlisted.list(dual.prices, _SLACK))
-
-    def _list_better(self, relaxed: PoolRelaxation, value: float) -> bool:
-        """Add all that a better plan than one of this value may contain; False where nothing was added."""
-        if self._unlisted is None or value == -math.inf:
-            return False
-        dual = prices_of(self.master, relaxed, self._cost_J)
-        gain = min(value - dual.value, 0.0)
-        if self._unlisted.reduced(dual.prices) <= gain * (1 - _NEARLY) or self._tried == value:
-            return False
-        self._tried = value
-        return self._added(self._unlisted.list(dual.prices, _FINE_SLACK, gain))
-
-    def _added(self, number: int | None) -> bool:
-        if number:
+        if better_than is None:
+            added = self._unlisted.add_worthwhile(dual)
+        else:
+            added = self._unlisted.add_better(dual, better_than)
+        if added:
             self._master = None
-        return bool(number)
+        return added > 0
 
     def _family_gain(self, relaxed: PoolRelaxation, rest: float, *, grows: bool) -> float:
         """Bound the program's objective with any column that it leaves out; the best reduced cost in the pool given."""
         gain = relaxed.value + rest
         if self._unlisted is None or not grows:
             return gain
-        dual = prices_of(self.master, relaxed, self._cost_J)
-        reduced = self._unlisted.reduced(dual.prices)
-        if reduced <= 0.0:
-            return max(gain, dual.value + reduced)
-        ratio = self._unlisted.ratio(dual.prices)
-        if ratio == math.inf:
-            self._unlisted.bound(dual.prices)
-            ratio = self._unlisted.ratio(dual.prices)
-        return max(gain, dual.stretched(ratio))
+        return max(gain, self._unlisted.gain(prices_of(self.master, relaxed, self._cost_J)))
 
     def _near(self, relaxed: PoolRelaxation, value: float) -> tuple[IntArray, float]:
         """Multisets that a better plan may contain, and the best reduced cost of those left out."""
@@ -378,4 +347,4 @@ class TemplateChooser:
         return max(self._budget.remaining() / 2, _LEAST_SECONDS)
 
     def _late(self) -> bool:
-        return self._budget.remaining() <= 0.15 * self._budget.time_limit
+        return self._budget.remaining() <= self._kept * self._budget.time_limit

@@ -26,27 +26,23 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from planner.search.template_rows import WHOLE
+from planner.search.stage_times import ENDLESS, Instances, Lengths, StageTimes
 from planner.solvers.covers import least_prices, list_covers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from planner.cost._types import Array, BoolArray, IntArray
+    from planner.cost._types import Array, IntArray
+    from planner.search.capacity_tables import CapacityTables
     from planner.search.problem import ServingProblem
-    from planner.search.template_caps import CapacityForm
     from planner.search.templates import StageKind
 
 __all__ = ["Prices", "TemplateDp"]
 
 _STEPS: Final = (1.04, 1.01, 1.0025)  # of stage times, ever finer
-_DIVIDED: Final = 4  # of a layer, where layers are not alike
 _AT_ONCE: Final = 256  # instances of the dynamic program: their arrays stay in cache
 _LISTED_AT_ONCE: Final = 128  # instances whose tables for every kind are held at a time
-_SAME: Final = 1e-9
-_ENDLESS: Final = 1e6  # seconds
 _HALVINGS: Final = 50
-_FINEST: Final = 1.0005  # step where layers are not alike, so that caps change all the time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,35 +69,10 @@ class Prices:
 
 
 @dataclass(frozen=True, slots=True)
-class _Instances:
-    """Decode batches with intervals of stage times."""
-
-    at_E: IntArray
-    low_E: Array
-    high_E: Array
-
-    def take(self, rows: IntArray | BoolArray) -> _Instances:
-        return _Instances(self.at_E[rows], self.low_E[rows], self.high_E[rows])
-
-
-@dataclass(frozen=True, slots=True)
-class _Lengths:
-    """Layers that a stage of each kind holds: a middle one, a first, a last, and one that is both."""
-
-    middle_EJ: IntArray
-    first_EJ: IntArray
-    last_EJ: IntArray
-    both_EJ: IntArray
-
-    def take(self, rows: IntArray | BoolArray | slice) -> _Lengths:
-        return _Lengths(self.middle_EJ[rows], self.first_EJ[rows], self.last_EJ[rows], self.both_EJ[rows])
-
-
-@dataclass(frozen=True, slots=True)
 class _Found:
     """Instances at which something is worth it: lengths, worth, and the cheapest price there."""
 
-    lengths: _Lengths
+    lengths: Lengths
     worth_E: Array
     cheapest_E: Array
 
@@ -119,10 +90,10 @@ class TemplateDp:
         Most stages.
     """
 
-    def __init__(self, form: CapacityForm, problem: ServingProblem, kinds: Sequence[StageKind], depth: int) -> None:
-        self._form, self._depth = form, depth
-        self._unit = 1 if form.whole else _DIVIDED
-        self._length = form.layers * self._unit
+    def __init__(self, form: CapacityTables, problem: ServingProblem, kinds: Sequence[StageKind], depth: int) -> None:
+        self._tables, self._depth = form.tables, depth
+        self._times = StageTimes(form)
+        self._length = self._times.length
         self._class_J = np.array([kind.node_class for kind in kinds])
         self._tp_J = np.array([kind.tp for kind in kinds])
         self._room_C = np.array([c.num_gpus for c in problem.cluster.classes])
@@ -134,6 +105,11 @@ class TemplateDp:
         else:
             self._families = [everything]
         self.instances = 0
+
+    @property
+    def size(self) -> int:
+        """Kinds times stages."""
+        return len(self._tp_J) * self._depth
 
     def ratio(self, prices: Prices, *, least: float = 1.0, exact: bool = False) -> float:
         """How much more than its price any replica is worth, at most, if that is more than `least`.
@@ -201,11 +177,11 @@ class TemplateDp:
         steps: Sequence[float | None],
     ) -> _Found:
         """Decode batches and stage times at which some replica may cost no more than it may."""
-        price_J = prices.stage_J[kinds]
+        times, price_J = self._times, prices.stage_J[kinds]
         some = self._widest(prices, kinds, stages, most)
         for step in steps:
-            some = self._divided(some, step) if step is not None else self._breaks(some, kinds, stages)
-            lengths = self._lengths(some.high_E, some.at_E, kinds, stages)
+            some = times.divided(some, step) if step is not None else times.breaks(some, kinds, stages)
+            lengths = times.lengths(some, kinds, stages)
             worth_E = self._worth(prices, some)
             limit_E = most(worth_E)
             near = np.flatnonzero(self._at_least(lengths, price_J, stages) <= limit_E)
@@ -215,85 +191,25 @@ class TemplateDp:
             some, lengths, worth_E, cheapest_E = some.take(near), lengths.take(near), worth_E[near], cheapest_E[near]
         return _Found(lengths, worth_E, cheapest_E)
 
-    def _worth(self, prices: Prices, some: _Instances) -> Array:
-        tables = self._form.tables
+    def _worth(self, prices: Prices, some: Instances) -> Array:
+        tables = self._tables
         return prices.of_rate(tables.grid_G[some.at_E] / (tables.demand.output * some.low_E))
 
-    def _widest(self, prices: Prices, kinds: IntArray, stages: int, most: Callable[[Array], Array]) -> _Instances:
-        """One interval for each decode batch: from the time that all kinds at their fastest need, to the SLO's."""
-        form, tables = self._form, self._form.tables
-        at_E = np.arange(len(tables.grid_G))
-        density_E = form.density_JG["mean"][kinds].max(axis=0)
-        low_E = np.maximum(
-            form.overhead + form.layers / (stages * density_E), form.overhead + form.shortest_JG["mean"][kinds].min()
-        )
-        slo = np.inf if tables.slo.tpot is None else tables.slo.tpot
-        high_E = np.full(len(at_E), slo / stages * (1 + _SAME))
-        # beyond some time nothing is worth its price, even with all that the memory holds
-        lengths = self._lengths(np.full(len(at_E), _ENDLESS), at_E, kinds, stages)
-        cheapest_E = self._at_least(lengths, prices.stage_J[kinds], stages)
-        able_E = low_E <= high_E
-        high_E = np.minimum(high_E, _ENDLESS)
-        start_E, end_E = low_E.copy(), high_E.copy()
+    def _widest(self, prices: Prices, kinds: IntArray, stages: int, most: Callable[[Array], Array]) -> Instances:
+        """One interval for each decode batch, to the time at which nothing is worth its price any more."""
+        some = self._times.all(kinds, stages)
+        # even with all that the memory holds
+        endless = Instances(some.at_E, some.low_E, np.full(len(some.at_E), ENDLESS))
+        cheapest_E = self._at_least(self._times.lengths(endless, kinds, stages), prices.stage_J[kinds], stages)
+        start_E, end_E = some.low_E, some.high_E
         for _ in range(_HALVINGS):
             middle_E = np.sqrt(start_E * end_E)
-            worth_it = most(self._worth(prices, _Instances(at_E, middle_E, middle_E))) >= cheapest_E
+            worth_it = most(self._worth(prices, Instances(some.at_E, middle_E, middle_E))) >= cheapest_E
             start_E, end_E = np.where(worth_it, middle_E, start_E), np.where(worth_it, end_E, middle_E)
-        able_E &= most(self._worth(prices, _Instances(at_E, low_E, low_E))) >= cheapest_E
-        return _Instances(at_E, low_E, np.minimum(end_E, high_E)).take(able_E)
+        able_E = (some.low_E <= some.high_E) & (most(self._worth(prices, some)) >= cheapest_E)
+        return Instances(some.at_E, some.low_E, np.minimum(end_E, some.high_E)).take(able_E)
 
-    def _divided(self, some: _Instances, step: float) -> _Instances:
-        """Intervals no wider than a step."""
-        parts_E = np.maximum(np.ceil(np.log(some.high_E / some.low_E) / np.log(step) - _SAME), 1).astype(int)
-        owner = np.repeat(np.arange(len(parts_E)), parts_E)
-        place = np.arange(len(owner)) - np.repeat(np.cumsum(parts_E) - parts_E, parts_E)
-        ratio = (some.high_E / some.low_E)[owner]
-        low = some.low_E[owner] * ratio ** (place / parts_E[owner])
-        high = some.low_E[owner] * ratio ** ((place + 1) / parts_E[owner])
-        return _Instances(some.at_E[owner], low, high)
-
-    def _breaks(self, some: _Instances, kinds: IntArray, stages: int) -> _Instances:
-        """The times in intervals at which a stage begins to hold another layer, and their starts."""
-        form = self._form
-        if not form.whole or not len(some.at_E):
-            return self._divided(some, _FINEST)
-        caps = form.caps(kinds, some.at_E[:, None], np.array(stages))
-        owners, times = [np.arange(len(some.at_E))], [some.low_E]
-        for taken in (0.0, caps.first, caps.last) if stages > 1 else (caps.first + caps.last,):
-            start_EJ = np.maximum(np.ceil(caps.density * (some.low_E[:, None] - form.overhead) - taken - WHOLE), 1.0)
-            end_EJ = np.floor(caps.density * (some.high_E[:, None] - form.overhead) - taken + WHOLE)
-            while True:
-                e, j = np.nonzero(start_EJ <= end_EJ)
-                if not e.size:
-                    break
-                time_EJ = form.overhead + (start_EJ + taken) / caps.density
-                owners.append(e)
-                times.append(np.clip(time_EJ[e, j], some.low_E[e], some.high_E[e]))
-                start_EJ[e, j] += 1.0
-        owner, time = np.concatenate(owners), np.concatenate(times)
-        order = np.lexsort((time, some.at_E[owner]))
-        at, time = some.at_E[owner][order], time[order]
-        new = np.ones(len(order), dtype=bool)
-        new[1:] = (np.diff(at) != 0) | (np.diff(time) > _SAME * time[:-1])
-        first = np.flatnonzero(new)
-        last = np.append(first[1:], len(time)) - 1  # of those that are the same but for rounding
-        return _Instances(at[first], time[first], time[last])
-
-    def _lengths(self, time_E: Array, at_E: IntArray, kinds: IntArray, stages: int) -> _Lengths:
-        """Lengths that stages hold at stage times, rounded up."""
-        form = self._form
-        caps = form.caps(kinds, at_E[:, None], np.array(stages))
-        room = np.repeat((time_E * (1 + 1e-12) - form.overhead)[:, None], len(kinds), axis=1)
-        places = range(4) if stages == 1 else range(3)
-        held = [np.minimum(caps.at(room, place), form.layers) * self._unit for place in places]
-        # a stage that has not the time for one layer is none
-        usable = (held[0] > 0) & (room >= form.shortest_JG["mean"][kinds][:, at_E].T * (1 - _SAME))
-        whole = [np.where(usable, np.ceil(h - 1e-6), 0.0).astype(np.int64) for h in held]
-        middle, first, last = whole[:3]
-        both = whole[3] if stages == 1 else np.maximum(first + last - middle, 0)
-        return _Lengths(middle, first, last, both)
-
-    def _at_least(self, lengths: _Lengths, price_J: Array, stages: int) -> Array:
+    def _at_least(self, lengths: Lengths, price_J: Array, stages: int) -> Array:
         """A price below which no replica is, quickly: middle stages divisible."""
         if stages == 1:
             whole = lengths.both_EJ >= self._length
@@ -306,7 +222,7 @@ class TemplateDp:
         found = np.maximum((self._length + lost_E) * share_E, stages * one_E)
         return np.asarray(np.where(np.isfinite(share_E), found, np.inf))
 
-    def _lost(self, lengths: _Lengths) -> IntArray:
+    def _lost(self, lengths: Lengths) -> IntArray:
         """Length that first and last stage lack of a middle one, at least."""
         usable, none = lengths.middle_EJ > 0, np.iinfo(np.int64).max
         lost = [
@@ -315,7 +231,7 @@ class TemplateDp:
         ]
         return np.asarray(np.where(usable.any(axis=1), lost[0] + lost[1], 0))
 
-    def _cheapest(self, lengths: _Lengths, price_J: Array, stages: int) -> Array:
+    def _cheapest(self, lengths: Lengths, price_J: Array, stages: int) -> Array:
         """Least price of any replica; infinite where there is none."""
         if stages == 1:
             return self._at_least(lengths, price_J, stages)
@@ -327,7 +243,7 @@ class TemplateDp:
             found_E[i : i + _AT_ONCE] = self._with_ends(part, table_SEL, price_J, stages)
         return found_E
 
-    def _with_ends(self, part: _Lengths, table_SEL: Array, price_J: Array, stages: int) -> Array:
+    def _with_ends(self, part: Lengths, table_SEL: Array, price_J: Array, stages: int) -> Array:
         """Complete middle stages by the best first and last one, or by one that lacks what either lacks."""
         index_E = np.arange(len(part.middle_EJ))
         usable = part.middle_EJ > 0

@@ -28,6 +28,11 @@ __all__ = ["DualPrices", "Unlisted", "prices_of"]
 
 _FREE: Final = 1e-6  # of the objective: what all GPUs are taken to be worth at least, that nothing is free
 _MOST_WAYS: Final = 60_000  # of one listing; more is bounded instead
+_SLACK: Final = 0.99  # of its price that something is to be worth to join the pool: prices may fall a little
+_FINE_SLACK: Final = 0.998
+_NEARLY: Final = 0.2  # of a reduced cost: how much less of it than wanted will do
+_FIRST_SLACKS: Final = (0.9, 0.7, 0.5, 0.3)  # where nothing in the pool can serve
+_QUICK: Final = 150  # kinds times stages of a family that takes a fraction of a second
 _ROUNDING: Final = 1e-9
 
 
@@ -100,6 +105,7 @@ class Unlisted:
     def __init__(self, dp: TemplateDp, values: PoolValues, late: Callable[[], bool]) -> None:
         self._dp, self._values, self._late = dp, values, late
         self._lines: list[_Line] = []
+        self._tried = -np.inf
         kinds = len(values.kinds)
         # multisets that a pool has, or that were looked at and are below every line
         self._bounds: dict[bytes, float] = {_key(row): np.inf for row in values.pool.chunks_MJ(kinds)}
@@ -116,6 +122,29 @@ class Unlisted:
         """Worth of whatever is unlisted for its price, at most; at least 1."""
         ratios = [float((prices.worth * line.stage_J / prices.stage_J).max()) for line in self._lines]
         return max(1.0, min(ratios, default=np.inf))
+
+    def add_worthwhile(self, dual: DualPrices) -> int:
+        """Extend the pool by what is worth more than its price; how many multisets it has more of."""
+        if self.reduced(dual.prices) <= 0.0:
+            return 0
+        return self.list(dual.prices, _SLACK) or 0
+
+    def add_better(self, dual: DualPrices, value: float) -> int:
+        """Extend the pool by all that a better plan than one of this value may contain, once for each value."""
+        gain = min(value - dual.value, 0.0)
+        if self.reduced(dual.prices) <= gain * (1 - _NEARLY) or self._tried == value:
+            return 0
+        self._tried = value
+        return self.list(dual.prices, _FINE_SLACK, gain) or 0
+
+    def gain(self, dual: DualPrices) -> float:
+        """Bound the objective of programs that have a column which is unlisted."""
+        reduced = self.reduced(dual.prices)
+        if reduced <= 0.0:
+            return dual.value + reduced
+        if self.ratio(dual.prices) == np.inf:
+            self.bound(dual.prices)
+        return dual.stretched(self.ratio(dual.prices))
 
     def list(self, prices: Prices, slack: float, gain: float = 0.0) -> int | None:
         """Extend the pool by all that has more than a reduced cost `gain` <= 0; None if that is too much.
@@ -153,14 +182,26 @@ class Unlisted:
         self._lines.append(line)
         return int(wanted.size)
 
-    def most_per(self, price_J: Array) -> Prices | None:
-        """Prices in these proportions at which the best of the family is worth its own; None if nothing can serve."""
+    def begin(self) -> None:
+        """Look for anything that can serve, where nothing in the pool can: what serves most for its GPUs first."""
+        price_J = np.array([float(kind.tp) for kind in self._values.kinds])
         ratio = self._dp.ratio(Prices(stage_J=price_J), least=0.0)
-        return Prices(stage_J=price_J * ratio) if ratio > 0 else None
+        if ratio > 0.0:
+            for slack in _FIRST_SLACKS:
+                too_many = self.list(Prices(stage_J=price_J * ratio), slack) is None
+                if too_many or (self._values.up_M > 0).any():
+                    return
 
     def bound(self, prices: Prices) -> None:
-        """Bound all that is unlisted by its worth for its price, without listing any of it."""
-        ratio = self._dp.ratio(prices)
+        """Bound all that is unlisted by its worth for its price, quickly and without adding any of it."""
+        found_MJ = None
+        if self._dp.size <= _QUICK:
+            found_MJ = self._dp.worthwhile(prices, lambda worth_E: worth_E, _MOST_WAYS)
+        if found_MJ is None:
+            ratio = self._dp.ratio(prices)
+        else:
+            up_M = self._values.form.bound(self._values.pool.of(multisets_of(found_MJ)))
+            ratio = max(1.0, float((prices.of_rate(up_M) / (found_MJ @ prices.stage_J)).max(initial=0.0)))
         self._lines.append(_Line(ratio * prices.stage_J / prices.worth, 0.0))
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MOST_MULTISETS", "MultisetPool", "enumerate_multisets", "most_stages", "multisets_of", "orders"]
 
-MOST_MULTISETS: Final = 4_000  # rows of a pool; a family with more is enumerated up to fewer kinds, two at least
+MOST_MULTISETS: Final = 6_000  # rows of a pool; a family with more is enumerated up to fewer kinds, two at least
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -311,6 +311,27 @@ class TemplatePricer:
             best_B[rows] = np.maximum(best_B[rows], np.where(fits_B & self.meets(state), state.rate_B, 0.0))
         return best_B
 
+    def exhausted(self, templates: Templates) -> Templates:
+        """Take the split with the fastest slowest stage at every decode batch of the grid: the best, of equal stages.
+
+        Equal stages take as long in sum however the layers lie, so that no split is better at any batch, where prompts
+        are not computed; what is reached is then the bound.
+        """
+        stack = Stack.of(self.tables, templates.kinds_BS)
+        rate_B, bounds = templates.rate_B.copy(), templates.bounds_BS1.copy()
+        for at in range(len(self.tables.grid_G)):
+            at_B = np.full(len(rate_B), at, dtype=int)
+            split = partition_layers(self._costs(stack, "mean", at_B), "bottleneck")
+            if not split.feasible_B.any():
+                break
+            tried = np.where(split.feasible_B[:, None], split.bounds_BS1, bounds)
+            tried = np.where(tried >= 0, tried, 0)
+            state = self.state(stack, tried, at_B)
+            found_B = np.where(split.feasible_B & self._fits(stack, tried, at_B) & self.meets(state), state.rate_B, 0.0)
+            better = found_B > rate_B
+            rate_B[better], bounds[better] = found_B[better], tried[better]
+        return replace(templates, bounds_BS1=bounds, rate_B=rate_B, bound_B=rate_B.copy())
+
     def polished(self, templates: Templates) -> Templates:
         """Move single layers between neighbouring stages as long as that helps, then try every decode batch."""
         stack = Stack.of(self.tables, templates.kinds_BS)

@@ -199,7 +199,15 @@ class PoolValues:
         pending = rows.tolist()
         reached: dict[int, float] = dict.fromkeys(pending, 0.0)
         while pending:
-            turn = {row: [q for _, q in self._orders[row][:_ORDERS_PRICED] if q] for row in pending}
+            # a few at first, then all that promise more than these reached: calls cost more than what is in them
+            turn = {
+                row: [
+                    q
+                    for i, (promised, q) in enumerate(self._orders[row])
+                    if q and (i < _ORDERS_PRICED or (row in self.best and promised > self.rate_M[row] * (1 + _CLOSE)))
+                ]
+                for row in pending
+            }
             owner_B = np.array([row for row in pending for _ in turn[row]], dtype=int)
             priced = self._pricer.price([q for row in pending for q in turn[row]])
             self.priced += len(owner_B)

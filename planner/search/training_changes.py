@@ -56,8 +56,7 @@ def helpful_change(
         None where none of these helps.
     """
     deeper = _deeper(problem)
-    kinds = [[_zero(problem)], [deeper], [_freer(problem)], _nodes(problem)]
-    found = smallest_change([[kind for kind in group if kind is not None] for group in kinds], fits)
+    found = smallest_change([_zero(problem), deeper, _freer(problem), _nodes(problem)], fits)
     if found is not None:
         return found
     unlimited = replace(problem, max_stages=problem.model.num_layers)
@@ -65,22 +64,21 @@ def helpful_change(
     if found is not None:
         fewest = smallest_change([[_up_to(found.job, problem.max_stages or MAX_STAGES)]], fits)
         return found if fewest is None else Change(f"{found.words} with {fewest.words}", fewest.job)
-    kinds = [[_shorter(problem)], [_larger(problem)]]
-    return smallest_change([[kind for kind in group if kind is not None] for group in kinds], fits)
+    return smallest_change([_shorter(problem), _larger(problem)], fits)
 
 
-def _zero(problem: TrainingProblem) -> Kind[TrainingProblem] | None:
+def _zero(problem: TrainingProblem) -> list[Kind[TrainingProblem]]:
     if problem.job.zero_stage:
-        return None
+        return []
     job = problem.job.model_copy(update={"zero_stage": 1})
     words = "ZeRO 1 (--zero 1), which divides the optimizer state over data parallelism"
-    return Kind(1, lambda _: Change(words, replace(problem, job=job)))
+    return [Kind(1, lambda _: Change(words, replace(problem, job=job)))]
 
 
-def _deeper(problem: TrainingProblem) -> Kind[TrainingProblem] | None:
+def _deeper(problem: TrainingProblem) -> list[Kind[TrainingProblem]]:
     if not problem.engine.pipeline:
-        return None
-    return _up_to(problem, problem.max_stages or MAX_STAGES)
+        return []
+    return [_up_to(problem, problem.max_stages or MAX_STAGES)]
 
 
 def _up_to(problem: TrainingProblem, had: int) -> Kind[TrainingProblem]:
@@ -95,14 +93,14 @@ def _up_to(problem: TrainingProblem, had: int) -> Kind[TrainingProblem]:
     return Kind(most - had, at)
 
 
-def _freer(problem: TrainingProblem) -> Kind[TrainingProblem] | None:
+def _freer(problem: TrainingProblem) -> list[Kind[TrainingProblem]]:
     """A degree of its own for every node class, and mixed GPU types, where the engine allows neither."""
     if problem.engine.tensor_parallel != "uniform" and problem.engine.mixed_gpu_types:
-        return None
+        return []
     words = "a tensor-parallel degree for each node class (--engine generic)"
     if not problem.engine.mixed_gpu_types:
         words = "GPU types together in a pipeline (--engine generic)"
-    return Kind(1, lambda _: Change(words, replace(problem, engine=load_engine("generic"))))
+    return [Kind(1, lambda _: Change(words, replace(problem, engine=load_engine("generic"))))]
 
 
 def _nodes(problem: TrainingProblem) -> list[Kind[TrainingProblem]]:
@@ -121,27 +119,27 @@ def _nodes(problem: TrainingProblem) -> list[Kind[TrainingProblem]]:
     return [of(index) for index in largest_first]
 
 
-def _shorter(problem: TrainingProblem) -> Kind[TrainingProblem] | None:
+def _shorter(problem: TrainingProblem) -> list[Kind[TrainingProblem]]:
     lengths = []
     length = problem.job.sequence_length
     while length // 2 >= _LEAST_LENGTH:
         length //= 2
         lengths.append(length)
     if not lengths:
-        return None
+        return []
 
     def at(size: int) -> Change[TrainingProblem]:
         job = problem.job.model_copy(update={"sequence_length": lengths[size - 1]})
         return Change(f"sequences of {lengths[size - 1]:,} tokens", replace(problem, job=job))
 
-    return Kind(len(lengths), at)
+    return [Kind(len(lengths), at)]
 
 
-def _larger(problem: TrainingProblem) -> Kind[TrainingProblem] | None:
+def _larger(problem: TrainingProblem) -> list[Kind[TrainingProblem]]:
     had = max(node_class.device.memory.value for node_class in problem.cluster.classes)
     sizes = [size for size in _SIZES if size * 1e9 > had * 1.05]
     if not sizes:
-        return None
+        return []
 
     def at(size: int) -> Change[TrainingProblem]:
         classes = []
@@ -151,4 +149,4 @@ def _larger(problem: TrainingProblem) -> Kind[TrainingProblem] | None:
         cluster = replace(problem.cluster, classes=tuple(classes))
         return Change(f"GPUs with {sizes[size - 1]} GB each", replace(problem, cluster=cluster))
 
-    return Kind(len(sizes), at)
+    return [Kind(len(sizes), at)]

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from planner.search.stage_classes import StageClasses
-from planner.search.training_candidates import MAX_NODE_CLASSES
+from planner.search.training_families import MAX_NODE_CLASSES
 
 if TYPE_CHECKING:
     from planner.cost._types import BoolArray, IntArray

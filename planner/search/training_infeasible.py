@@ -12,14 +12,13 @@ from planner.cost.memory import tensor_parallel_fault
 from planner.errors import InfeasibleError
 from planner.partition import StageCosts, partition_layers
 from planner.search.stage_classes import StageClasses
-from planner.search.training_batch import Batch, make_batch
-from planner.search.training_candidates import MAX_NODE_CLASSES, Candidates, Family
 from planner.search.training_changes import helpful_change
+from planner.search.training_families import Family
 from planner.search.training_fits import has_a_plan
 from planner.units import format_bytes
 
 if TYPE_CHECKING:
-    from planner.cost._types import IntArray
+    from planner.cost._types import Array, IntArray
     from planner.search.problem import TrainingProblem
 
 __all__ = ["misfit", "no_plan"]
@@ -100,15 +99,14 @@ def _closest(stages: StageClasses, tried: Sequence[Family]) -> _Near | None:
 def _closest_of(stages: StageClasses, family: Family) -> _Near:
     counts_CJ = family.counts_CJ(stages)
     counts_CJ = counts_CJ[np.argsort(-counts_CJ.sum(axis=1), kind="stable")[:_CANDIDATES]]
-    batch = make_batch(stages, _smallest(family, counts_CJ, stages.recomputes.index("full")))
-    found = partition_layers(_fullness(batch), "bottleneck")
+    held = _held(stages, family, counts_CJ)
+    found = partition_layers(held.fullness(), "bottleneck")
     row = int(np.argmin(found.value_B))
-    bounds, depth = found.bounds_BS1[row], int(batch.stages_B[row])
+    bounds, depth = found.bounds_BS1[row], int(held.stages_B[row])
     needed_S = [
-        float(batch.memory_BSK[row, s][batch.kind_L[bounds[s] : bounds[s + 1]]].sum() + batch.memory_fixed_BS[row, s])
-        for s in range(depth)
+        float(held.memory_BSL[row, s, bounds[s] : bounds[s + 1]].sum() + held.fixed_BS[row, s]) for s in range(depth)
     ]
-    worst = int(np.argmax(needed_S / batch.limit_BS[row, :depth]))
+    worst = int(np.argmax(needed_S / held.limit_BS[row, :depth]))
     which = int(np.searchsorted(np.cumsum(counts_CJ[row]), worst, side="right"))
     one = stages.classes[family.kinds[which]]
     device = stages.problem.cluster.classes[one.node_class].device
@@ -122,31 +120,54 @@ def _closest_of(stages: StageClasses, family: Family) -> _Near:
     )
 
 
-def _smallest(family: Family, counts_CJ: IntArray, recompute: int) -> Candidates:
-    """Candidates with one sequence per microbatch and full recomputation."""
-    rows, kinds = counts_CJ.shape
-    kind_BJ = np.full((rows, MAX_NODE_CLASSES), -1)
-    kind_BJ[:, :kinds] = family.kinds
-    count_BJ = np.zeros_like(kind_BJ)
-    count_BJ[:, :kinds] = counts_CJ
-    return Candidates(
-        kind_BJ=kind_BJ,
-        count_BJ=count_BJ,
-        degree_B=np.full(rows, family.degree),
-        recompute_B=np.full(rows, recompute),
-        size_B=np.zeros(rows, dtype=np.int64),
-        bound_B=np.zeros(rows),
-        update_bound_B=np.zeros(rows),
-    )
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Held:
+    """Bytes per GPU of pipelines of a family: of each layer on each stage, of what a stage holds anyway, and limits.
+
+    Stages that a pipeline does not have are padding.
+    """
+
+    stages_B: IntArray
+    memory_BSL: Array
+    fixed_BS: Array
+    limit_BS: Array
+
+    def fullness(self) -> StageCosts:
+        """Memory as a share of the limit, to be balanced."""
+        return StageCosts(
+            layer_BSL=self.memory_BSL / self.limit_BS[:, :, None],
+            fixed_BS=self.fixed_BS / self.limit_BS,
+            stages_B=self.stages_B,
+        )
 
 
-def _fullness(batch: Batch) -> StageCosts:
-    """Memory as a share of the limit, to be balanced."""
-    limit_BS = np.where(batch.real_BS, batch.limit_BS, 1.0)
-    return StageCosts(
-        layer_BSL=batch.memory_BSK[:, :, batch.kind_L] / limit_BS[:, :, None],
-        fixed_BS=batch.memory_fixed_BS / limit_BS,
-        stages_B=batch.stages_B,
+def _held(stages: StageClasses, family: Family, counts_CJ: IntArray) -> _Held:
+    """Memory with one sequence per microbatch and full recomputation."""
+    depth_B, full = counts_CJ.sum(axis=1), stages.recomputes.index("full")
+    position_S = np.arange(int(depth_B.max()))
+    real_BS = position_S < depth_B[:, None]
+    which_BS = (position_S[:, None] >= np.cumsum(counts_CJ, axis=1)[:, None, :]).sum(axis=2)
+    which_BS = np.minimum(which_BS, len(family.kinds) - 1)
+    classes, state = [stages.classes[j] for j in family.kinds], float(stages.state_D[family.degree])
+    microbatches = int(stages.microbatches_DM[family.degree, 0])
+
+    def of(values: list[Array] | list[float]) -> Array:
+        return np.asarray(np.array(values)[which_BS])
+
+    first_BS, last_BS = np.broadcast_to(position_S == 0, real_BS.shape), position_S == depth_B[:, None] - 1
+    ends_BS = np.where(last_BS, of([one.last_parameters for one in classes]), 0.0)
+    both_BS, only_BS = of([one.both_parameters for one in classes]), of([one.first_parameters for one in classes])
+    ends_BS = np.where(first_BS, np.where(last_BS, both_BS, only_BS), ends_BS)
+    in_flight_BS = np.minimum(microbatches, depth_B[:, None] - position_S)
+    memory_BSK = state * of([one.parameters_K for one in classes])
+    memory_BSK = memory_BSK + in_flight_BS[:, :, None] * of([one.saved_RMK[full, 0] for one in classes])
+    fixed_BS = stages.problem.engine.reserved_memory.value + of([float(one.working_RM[full, 0]) for one in classes])
+    fixed_BS = fixed_BS + state * ends_BS + last_BS * of([float(one.logits_M[0]) for one in classes])
+    return _Held(
+        stages_B=depth_B,
+        memory_BSL=np.where(real_BS[:, :, None], memory_BSK, 1.0)[:, :, np.asarray(stages.model.kind_of_layer)],
+        fixed_BS=np.where(real_BS, fixed_BS, 0.0),
+        limit_BS=np.where(real_BS, of([one.limit for one in classes]), 1.0),
     )
 
 

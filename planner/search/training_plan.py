@@ -87,6 +87,7 @@ def build_training_plan(
             virtual_stages=schedule.virtual_stages,
             context_parallel=schedule.context_parallel,
             expert_parallel=schedule.expert_parallel,
+            data_parallel=stages[0].dp // schedule.context_parallel,
         ),
         predicted=prediction.figures,
         certificate=certificate(prediction),

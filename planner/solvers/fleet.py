@@ -2,117 +2,45 @@
 
 Knows nothing of models or GPUs, like `planner.solvers.master`, whose rows of room it uses. A template serves one
 *client* (a model with its requests) in one of three roles: it serves requests whole, does their first part and hands
-them on, or takes them over. First parts are done in one place for another one (a *pairing* of places); a place is
-whatever links are told apart by.
+them on, or takes them over. First parts are done in one place and handed on to one of several others, its *reach*; a
+*pairing* is what flows from one place with some reach to another. A place is whatever links are told apart by.
 
 The unknowns are the copies of each template (whole), the flow of each client over each pairing and what each client is
 served (continuous):
 
 * ``served_a <= sum of whole r x + sum of flows of a``;
-* a flow is no more than what the first parts of its pairing do, and all flows into a place no more than is taken over
-  there;
+* all flows from a place with one reach are no more than what the first parts there do, and all flows into a place no
+  more than is taken over there;
 * over some pairings together no more bytes pass than their link carries.
 
 The objective is the greatest common share of what is asked of all clients, the greatest weighted sum of what is served,
 or the least cost that serves what is asked.
 
-Legend: T template, A client, C class of bins, J chunk kind, Y pairing of places with its client, R row, X unknown.
+Legend: T template, A client, C class of bins, J chunk kind, Y pairing, R row, X unknown.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from planner.errors import TimeLimitError
-from planner.solvers.gscip import solve_gscip, solve_relaxation
-from planner.solvers.highs import solve_highs
-from planner.solvers.master import Master, MasterProblem
+from planner.solvers.either import solve_either
+from planner.solvers.fleet_columns import DECODE, PREFILL, WHOLE, FleetColumns, FleetDemand
+from planner.solvers.gscip import solve_relaxation
+from planner.solvers.master import Master
 from planner.solvers.program import IntegerProgram, IntegerSolution, IntegerSolver
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = [
-    "DECODE",
-    "PREFILL",
-    "WHOLE",
-    "FleetColumns",
-    "FleetDemand",
-    "FleetLink",
-    "FleetMaster",
-    "FleetRelaxation",
-    "FleetSolution",
-    "solve_either",
-]
-
-WHOLE: Final = 0
-PREFILL: Final = 1
-DECODE: Final = 2
+__all__ = ["FleetMaster", "FleetRelaxation", "FleetSolution"]
 
 _TIE: Final = 1e-7  # of the objective: what breaks ties
 _MORE_COLUMNS: Final = 60  # added at a time, of each client
 _PRICED_OUT: Final = 1e-10  # of the objective; a column that would add less is not worth it
-_FIRST_SHARE: Final = 0.75  # of the time that SCIP has before HiGHS is asked
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FleetLink:
-    """A link that some pairings of places share, and the bytes/s that it carries."""
-
-    pairings: frozenset[tuple[int, int]]
-    capacity: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FleetDemand:
-    """What is asked for.
-
-    Parameters
-    ----------
-    objective
-        ``"scale"``: the greatest factor by which all demands can be multiplied; ``"goodput"``: the greatest weighted
-        sum of what is served, of no client more than its demand; ``"cost"``: the least cost that serves the demands.
-    demand_A
-        Of each client, > 0; infinite where as much as possible is asked for (``"goodput"`` only).
-    weight_A
-        What one unit served is worth, for ``"goodput"``.
-    bytes_A
-        That pass from place to place with one unit of each client.
-    links
-        Links that may be too slow for all that could flow.
-    """
-
-    objective: Literal["scale", "goodput", "cost"]
-    demand_A: NDArray[np.float64]
-    weight_A: NDArray[np.float64]
-    bytes_A: NDArray[np.float64]
-    links: tuple[FleetLink, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FleetColumns:
-    """Templates of all clients.
-
-    Parameters
-    ----------
-    room
-        What they occupy and cost; its values are not read.
-    client_T, role_T
-        Whose they are, and what they do: `WHOLE`, `PREFILL`, `DECODE`.
-    from_T, to_T
-        Places: of a first part where it is done and for which place; of a taking over only `to_T`; -1 elsewhere.
-    """
-
-    room: MasterProblem
-    client_T: NDArray[np.int64]
-    role_T: NDArray[np.int64]
-    from_T: NDArray[np.int64]
-    to_T: NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,15 +121,17 @@ class FleetMaster:
         self.most_T = self.room.most_T
         first, second = columns.role_T == PREFILL, columns.role_T == DECODE
         pairs = zip(columns.client_T[first], columns.from_T[first], columns.to_T[first], strict=True)
-        found = sorted({(int(a), int(z), int(w)) for a, z, w in pairs})
+        senders = sorted({(int(a), int(z), int(g)) for a, z, g in pairs})
         taken = {(int(a), int(w)) for a, w in zip(columns.client_T[second], columns.to_T[second], strict=True)}
-        self.pairings = tuple(one for one in found if (one[0], one[2]) in taken)
+        # client, place, number of the reach, place that takes over
+        self.pairings = tuple((a, z, g, w) for a, z, g in senders for w in columns.reach[g] if (a, w) in taken)
+        self._senders = sorted({one[:3] for one in self.pairings})
         self._places = sorted(taken)
         self._clients = len(demand.demand_A)
-        # rows behind those of the room: pairings, places, clients, links
+        # rows behind those of the room: senders, places, clients, links
         rows = len(self.room.rows_RT)
-        self._pairing_row = {one: rows + y for y, one in enumerate(self.pairings)}
-        rows += len(self.pairings)
+        self._sender_row = {one: rows + i for i, one in enumerate(self._senders)}
+        rows += len(self._senders)
         self._place_row = {one: rows + i for i, one in enumerate(self._places)}
         rows += len(self._places)
         self._client_row = rows
@@ -228,7 +158,7 @@ class FleetMaster:
             return self._client_row + client
         if role == DECODE:
             return self._place_row[client, int(columns.to_T[t])]
-        return self._pairing_row.get((client, int(columns.from_T[t]), int(columns.to_T[t])), -1)
+        return self._sender_row.get((client, int(columns.from_T[t]), int(columns.to_T[t])), -1)
 
     def _largest_objective(self, largest_T: NDArray[np.float64]) -> float:
         """Size of the objective, for breaking ties: what the best template would do everywhere."""
@@ -272,8 +202,8 @@ class FleetMaster:
         rows_RX[:base, T : T + W] = room.patterns_RW
         limit_R[:base] = room.limit_R
         rows_RX[self._row_T[chosen], np.arange(T)] -= self._counted(value_T)[chosen]
-        for y, (client, source, target) in enumerate(self.pairings):
-            rows_RX[self._pairing_row[client, source, target], T + W + y] = 1.0
+        for y, (client, source, group, target) in enumerate(self.pairings):
+            rows_RX[self._sender_row[client, source, group], T + W + y] = 1.0
             rows_RX[self._place_row[client, target], T + W + y] = 1.0
             rows_RX[self._client_row + client, T + W + y] = -1.0
             for k, link in enumerate(demand.links):
@@ -307,7 +237,7 @@ class FleetMaster:
         )
 
     def _unit(self, value_T: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Size of each of the rows of pairings, places and clients: the greatest value of a template that counts."""
+        """Size of each of the rows of senders, places and clients: the greatest value of a template that counts."""
         unit_R = np.ones(self._link_row - len(self.room.rows_RT))
         on = self.able_T & (value_T > 0)
         found_R = np.zeros(self._rows)
@@ -461,38 +391,3 @@ class FleetMaster:
             proven=answer.proven,
             fills=self.room.fills_of(answer.x_X[T : T + W]),
         )
-
-
-def solve_either(
-    program: IntegerProgram, time_limit: float, seed: int = 0, *, close: float = 0.0
-) -> IntegerSolution | None:
-    """Solve by SCIP, and by HiGHS in the rest of the time where SCIP leaves a gap; the better of both counts.
-
-    Which is faster on programs with flows differs from one to the next.
-
-    Raises
-    ------
-    TimeLimitError
-        If neither finds a solution in the time.
-    """
-    loose = replace(program, close=close)
-    answers: Sequence[IntegerSolution] = ()
-    try:
-        first = solve_gscip(loose, _FIRST_SHARE * time_limit, seed, presolve=False)
-        if first is None or first.proven:
-            return first
-        answers = [first]
-    except TimeLimitError:
-        pass
-    try:
-        second = solve_highs(loose, (1 - _FIRST_SHARE) * time_limit, seed)
-    except TimeLimitError:
-        if not answers:
-            raise
-        second = answers[0]
-    if second is None:
-        return None
-    answers = [*answers, second]
-    best = max(answers, key=lambda one: one.value)
-    bound = max(min(one.bound for one in answers), best.value)
-    return IntegerSolution(x_X=best.x_X, value=best.value, bound=bound, proven=any(one.proven for one in answers))

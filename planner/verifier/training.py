@@ -255,5 +255,6 @@ def _figures(plan: TrainingPlan, model: ModelSpec, cluster: Cluster, engine: Eng
         virtual_stages=schedule.virtual_stages,
         context_parallel=schedule.context_parallel,
         expert_parallel=schedule.expert_parallel,
+        data_parallel=plan.stages[0].dp // schedule.context_parallel,
     )
     return findings + check_arguments("plan", plan.engine_arguments, told)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -15,12 +16,14 @@ from planner.engine import (
     default_split,
     list_engines,
     load_engine,
+    megatron_layout,
     memory_budget,
+    training_arguments,
 )
 from planner.errors import InputError, UnsupportedError
 from planner.resources import resource_dir
 
-ENGINES = ("generic", "megatron", "sglang", "trtllm", "vllm")
+ENGINES = ("generic", "megatron", "sglang", "torchtitan", "trtllm", "vllm")
 GIB = 2.0**30
 
 
@@ -143,6 +146,11 @@ def _changed(name: str, **changes: object) -> EngineProfile:
             {"layers_per_stage": [50, 30]},
             ["splits layers evenly only; this instance has 50, 30"],
         ),
+        (_changed("megatron", context_parallel=False), {"context_parallel": 2}, ["no context parallelism; 2 ways"]),
+        (_changed("megatron", interleaving=False), {"virtual_stages": 2}, ["does not interleave; 2 virtual stages"]),
+        (load_engine("megatron"), {"zero_stage": 3}, ["ZeRO 3 without pipeline stages only; this instance has 2"]),
+        (load_engine("torchtitan"), {"zero_stage": 1}, ["torchtitan has no ZeRO 1"]),
+        (load_engine("torchtitan"), {"zero_stage": 3, "virtual_stages": 4}, []),
         (
             load_engine("trtllm"),
             {"tp_per_stage": [4, 2], "device_types_per_stage": ["a100", "l4"]},
@@ -269,3 +277,50 @@ def test_names_and_paths_that_lead_nowhere(tmp_path: Path) -> None:
     assert caught.value.hint == "vllm"
     with pytest.raises(InputError, match="no such file"):
         load_engine(tmp_path / "absent.yaml")
+
+
+def _told(name: str, **more: object) -> dict[str, int | float | str]:
+    facts: dict[str, object] = {
+        "tp_per_stage": [2, 2],
+        "layers_per_stage": [3, 3],
+        "microbatch_size": 1,
+        "global_batch": 32,
+        "sequence_length": 4096,
+        "max_context": 8192,
+        "precision": "bf16",
+        "sequence_parallel": True,
+        "recompute": "none",
+        "zero_stage": load_engine(name).default_zero_stage,
+    }
+    return training_arguments(load_engine(name), **(facts | more))  # type: ignore[arg-type]
+
+
+def test_megatron_is_told_degrees_chunks_and_division() -> None:
+    told = _told("megatron", virtual_stages=2, context_parallel=2, expert_parallel=4)
+    assert told["--pipeline-model-parallel-layout"] == "Et*1|t*2|t*2|t*1,L"
+    assert told["--context-parallel-size"] == 2 and told["--expert-model-parallel-size"] == 4
+    alone = {"tp_per_stage": [2], "layers_per_stage": [6]}
+    assert "--use-megatron-fsdp" not in _told("megatron", **alone)
+    for zero, strategy in ((2, "optim_grads"), (3, "optim_grads_params")):
+        told = _told("megatron", zero_stage=zero, **alone)
+        assert told["--data-parallel-sharding-strategy"] == strategy and told["--use-megatron-fsdp"] == ""
+    # a chunk may hold the embedding alone, or the loss
+    assert megatron_layout([1, 2, 1], 2) == "E|t*1|t*1|t*1|t*1|L"
+
+
+def test_torchtitan_is_told_modules_by_name() -> None:
+    told = _told("torchtitan", data_parallel=4, virtual_stages=3)
+    assert told["--parallelism.pipeline_parallel_schedule"] == "Interleaved1F1B"
+    lists = json.loads(str(told["--parallelism.module_fqns_per_model_part"]))
+    assert (
+        len(lists) == 6 and lists[0] == ["tok_embeddings", "layers.0"] and lists[-1] == ["layers.5", "norm", "output"]
+    )
+    assert [name for part in lists for name in part if name.startswith("layers.")] == [f"layers.{n}" for n in range(6)]
+    assert told["--training.local_batch_size"] == 8 and told["--parallelism.pipeline_parallel_microbatch_size"] == 1
+    assert told["--parallelism.data_parallel_shard_degree"] == 4
+    alone = _told(
+        "torchtitan", tp_per_stage=[2], layers_per_stage=[6], microbatch_size=2, zero_stage=2, data_parallel=4
+    )
+    assert alone["--training.local_batch_size"] == 2
+    assert alone["--parallelism.fsdp_reshard_after_forward"] == "never"
+    assert "--parallelism.pipeline_parallel_schedule" not in alone

@@ -50,7 +50,8 @@ def check(plan: TrainingPlan, problem: TrainingProblem) -> None:
     assert all(stage.memory.value <= stage.memory_limit * (1 + 1e-12) for stage in plan.stages)
     schedule = plan.schedule
     for stage in plan.stages:
-        assert stage.dp * schedule.microbatch_size * schedule.microbatches == problem.job.global_batch
+        sequences = stage.dp * schedule.microbatch_size * schedule.microbatches
+        assert sequences == problem.job.global_batch * schedule.context_parallel
     assert check_training(plan, problem.model, problem.cluster, problem.engine) == []
 
 
@@ -218,7 +219,7 @@ def test_megatron_gets_one_degree_and_its_options() -> None:
     assert arguments["--tensor-model-parallel-size"] == plan.stages[0].tp
     assert arguments["--pipeline-model-parallel-size"] == len(plan.stages)
     counts = [end - first for first, end in (stage.layers for stage in plan.stages)]
-    assert arguments["--pipeline-model-parallel-layout"] == megatron_layout(counts)
+    assert arguments["--pipeline-model-parallel-layout"] == megatron_layout(counts, plan.schedule.virtual_stages)
     assert arguments["--global-batch-size"] == 8 and arguments["--seq-length"] == 2048
     assert "--use-distributed-optimizer" in arguments
     assert ("--sequence-parallel" in arguments) == plan.schedule.sequence_parallel

@@ -77,10 +77,12 @@ def options(asked: FleetProblem) -> list[Option]:
                         whole = ReplicaPricer(*common, placed).goodput()
                         found.append(("both", -1, -1, whole.rate if isinstance(whole, Operation) else 0.0))
                     if asked.roles != "colocated":
-                        found += [
-                            ("prefill", own, w, PrefillReplica(*common, placed, kv_path(cluster, own, w)).goodput())
-                            for w in classes
-                        ]
+                        # all network cards are alike here, so that whoever prefills may send to all classes
+                        assert (
+                            len({(p.latency, p.out, p.link) for p in (kv_path(cluster, own, w) for w in classes)}) == 1
+                        )
+                        sending = PrefillReplica(*common, placed, kv_path(cluster, own, own)).goodput()
+                        found.append(("prefill", own, -1, sending))
                         taking = DecodeReplica(*common, placed, kv_path(cluster, own, own)).goodput()
                         found.append(("decode", -1, own, taking.rate if isinstance(taking, Operation) else 0.0))
                     for role, source, target, rate in found:
@@ -119,19 +121,23 @@ def scale_of(asked: FleetProblem, chosen: list[tuple[Option, int]]) -> float:
     done: dict[tuple[int, str, int, int], float] = defaultdict(float)
     for (a, role, source, target, _, rate), copies in chosen:
         done[a, role, source, target] += rate * copies
-    flows = [key for key in done if key[1] == "prefill"]
+    senders = [key for key in done if key[1] == "prefill"]
+    flows = [(sender, w) for sender in senders for w in range(len(asked.cluster.classes))]
     rows, limits = [], []
+    for sender in senders:
+        rows.append([1.0 if f[0] == sender else 0.0 for f in flows] + [0.0])
+        limits.append(done[sender])
     for a in range(len(demand)):
         for w in range(len(asked.cluster.classes)):
-            rows.append([1.0 if (f[0], f[3]) == (a, w) else 0.0 for f in flows] + [0.0])
+            rows.append([1.0 if (f[0][0], f[1]) == (a, w) else 0.0 for f in flows] + [0.0])
             limits.append(done[a, "decode", -1, w])
-        rows.append([-1.0 if f[0] == a else 0.0 for f in flows] + [demand[a]])
+        rows.append([-1.0 if f[0][0] == a else 0.0 for f in flows] + [demand[a]])
         limits.append(done[a, "both", -1, -1])
     answer = linprog(
         [0.0] * len(flows) + [-1.0],
         A_ub=np.array(rows),
         b_ub=np.array(limits),
-        bounds=[*((0.0, done[f]) for f in flows), (0.0, None)],
+        bounds=[(0.0, None)] * (len(flows) + 1),
     )
     assert answer.status == 0
     return float(-answer.fun)
@@ -178,7 +184,9 @@ def test_templates_of_one_role_have_the_best_split(stages: int) -> None:
     gpus_T = [kinds[k].tp * n for k, n in zip(found.kind_T, found.stages_T, strict=True)]
     for _, role, source, target, need, rate in options(asked):
         code = 1 if role == "prefill" else 2
-        alike = (found.role_T == code) & (found.from_T == source) & (found.to_T == target)
+        alike = (found.role_T == code) & (found.from_T == source)
+        if role == "decode":
+            alike &= found.to_T == target
         reach = [sum(need) // gpus_T[t] * found.rate_T[t] for t in np.flatnonzero(alike) if sum(need) // gpus_T[t]]
         assert max(reach) >= rate * (1 - 2e-3)
         assert (found.bound_T[alike] >= found.rate_T[alike] * (1 - 1e-12)).all()

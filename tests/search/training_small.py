@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import combinations, permutations, product
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,15 @@ from planner.plan import Schedule, TrainingJob
 from planner.search.problem import TrainingProblem
 from tests.search.small import cluster_text, tiny_model
 
-__all__ = ["best_of_all", "cluster_with_links", "config_model", "every_plan", "random_problem", "training_problem"]
+__all__ = [
+    "best_of_all",
+    "cluster_with_links",
+    "config_model",
+    "every_plan",
+    "plainly",
+    "random_problem",
+    "training_problem",
+]
 
 
 def config_model(**config: Any) -> ModelSpec:
@@ -116,6 +125,12 @@ def random_problem(seed: int, *, mixed: bool = False) -> TrainingProblem:
         length=int(rng.choice([2048, 8192, 32768])),
         zero=int(rng.integers(0, 2)),
     )
+
+
+def plainly(problem: TrainingProblem, **update: Any) -> TrainingProblem:
+    """The same under an engine without interleaving, context and expert parallelism."""
+    plain = {"interleaving": False, "context_parallel": False, "expert_parallel": False, **update}
+    return replace(problem, engine=problem.engine.model_copy(update=plain))
 
 
 def every_plan(problem: TrainingProblem) -> Iterator[tuple[list[PlacedTrainingStage], Schedule]]:

@@ -9,7 +9,7 @@ import pytest
 
 from planner.cost.training import predict_training
 from planner.plan import Schedule
-from planner.search.metis import search_metis
+from planner.search.exact import search_exact
 from planner.search.problem import Budget
 from planner.simulate import TrainingTimeline, plan_timeline, timeline_of
 from tests.search.small import small_cluster, tiny_model
@@ -17,6 +17,7 @@ from tests.search.training_small import (
     PlacedTrainingStage,
     TrainingProblem,
     config_model,
+    plainly,
     random_problem,
     training_problem,
 )
@@ -68,8 +69,8 @@ def test_uneven_stages_are_explained() -> None:
 
 @pytest.mark.parametrize("seed", range(6))
 def test_timelines_of_plans(seed: int) -> None:
-    problem = random_problem(seed)
-    plan = search_metis(problem, Budget()).plan
+    problem = plainly(random_problem(seed))
+    plan = search_exact(problem, Budget()).plan
     found = plan_timeline(plan, problem.model, problem.cluster, problem.engine)
     assert found.closed_form == pytest.approx(plan.predicted["iteration_time"].value, rel=1e-12)
     assert found.apart.seconds == pytest.approx(found.closed_form - found.seconds, rel=1e-9, abs=1e-12)

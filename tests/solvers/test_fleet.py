@@ -9,21 +9,14 @@ import pytest
 from numpy.typing import NDArray
 
 from planner.solvers.cbc import solve_cbc
-from planner.solvers.fleet import (
-    DECODE,
-    PREFILL,
-    WHOLE,
-    FleetColumns,
-    FleetDemand,
-    FleetLink,
-    FleetMaster,
-    FleetSolution,
-    solve_either,
-)
+from planner.solvers.either import solve_either
+from planner.solvers.fleet import FleetMaster, FleetSolution
+from planner.solvers.fleet_columns import DECODE, PREFILL, WHOLE, FleetColumns, FleetDemand, FleetLink
 from planner.solvers.gscip import solve_gscip
 from planner.solvers.highs import solve_highs
 from planner.solvers.master import MasterProblem
 
+REACH = {1: ((0,),), 2: ((0,), (1,), (0, 1))}  # places that first parts may be handed on to, by classes
 OBJECTIVES = ("scale", "goodput", "cost")
 
 
@@ -68,8 +61,8 @@ def _draw(seed: int, attempt: int) -> tuple[FleetColumns, FleetDemand, NDArray[n
             rows.append((client, WHOLE, -1, -1, 0))
             needs.append(random.integers(0, 3, size=classes))
             values.append(random.uniform(1, 5))
-        for source, target in itertools.product(range(classes), repeat=2):
-            if random.random() < 0.6:
+        for source, target in itertools.product(range(classes), range(len(REACH[classes]))):
+            if random.random() < 0.5:
                 rows.append((client, PREFILL, source, target, source))
                 needs.append(np.eye(classes, dtype=int)[source])
                 values.append(random.uniform(2, 9))
@@ -94,6 +87,7 @@ def _draw(seed: int, attempt: int) -> tuple[FleetColumns, FleetDemand, NDArray[n
         role_T=np.array([row[1] for row in rows]),
         from_T=np.array([row[2] for row in rows]),
         to_T=np.array([row[3] for row in rows]),
+        reach=REACH[classes],
     )
     link = FleetLink(pairings=frozenset({(0, 1), (1, 0)}), capacity=float(random.uniform(1, 8)))
     demand = FleetDemand(
@@ -134,11 +128,14 @@ def flows(columns: FleetColumns, demand: FleetDemand, done_T: NDArray[np.float64
             first[a, source, target] = first.get((a, source, target), 0.0) + done
         else:
             taken[a, target] = taken.get((a, target), 0.0) + done
-    keys = sorted(first)
+    keys = [(a, z, w, g) for a, z, g in sorted(first) for w in columns.reach[g]]
     scale = demand.objective == "scale"
     size = len(keys) + (1 if scale else clients)
     rows, limits = [], []
-    for a, target in sorted({(a, w) for a, _, w in keys}):
+    for sender in sorted(first):
+        rows.append([1.0 if (k[0], k[1], k[3]) == sender else 0.0 for k in keys] + [0.0] * (size - len(keys)))
+        limits.append(first[sender])
+    for a, target in sorted({(k[0], k[2]) for k in keys}):
         rows.append([1.0 if (k[0], k[2]) == (a, target) else 0.0 for k in keys] + [0.0] * (size - len(keys)))
         limits.append(taken.get((a, target), 0.0))
     for link in demand.links:
@@ -151,7 +148,7 @@ def flows(columns: FleetColumns, demand: FleetDemand, done_T: NDArray[np.float64
         last = [float(demand.demand_A[a])] if scale else [1.0 if b == a else 0.0 for b in range(clients)]
         rows.append([-1.0 if k[0] == a else 0.0 for k in keys] + last)
         limits.append(float(whole_A[a]))
-    ends: list[tuple[float, float | None]] = [(0.0, first[k]) for k in keys]
+    ends: list[tuple[float, float | None]] = [(0.0, None) for _ in keys]
     if scale:
         gain, ends = np.array([0.0] * len(keys) + [1.0]), [*ends, (0.0, None)]
     else:
@@ -224,7 +221,8 @@ def test_flows_need_somebody_who_takes_over() -> None:
         client_T=columns.client_T,
         role_T=np.where(columns.role_T == DECODE, PREFILL, columns.role_T),
         from_T=columns.to_T,
-        to_T=columns.to_T,
+        to_T=np.where(columns.role_T == WHOLE, -1, 0),
+        reach=columns.reach,
     )
     master = FleetMaster(none, demand, value_T)
     assert not master.pairings

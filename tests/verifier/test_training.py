@@ -12,11 +12,13 @@ from planner.cluster import load_cluster
 from planner.engine import load_engine
 from planner.model import load_model
 from planner.plan import TrainingPlan
-from planner.search.metis import search_metis
+from planner.search.exact import search_exact
 from planner.search.problem import Budget, TrainingProblem
+from planner.search.training.uniform import estimate_uniform, uniform_table
+from planner.search.training.uniform_space import Cell, UniformConfiguration
 from planner.verifier.training import check_training
 from tests.search.small import small_cluster, tiny_model
-from tests.search.training_small import mixed_layers, training_problem
+from tests.search.training_small import mixed_layers, plainly, training_problem
 
 
 @lru_cache(maxsize=1)
@@ -24,8 +26,8 @@ def sound() -> tuple[TrainingPlan, TrainingProblem]:
     """A plan of several stages with TP 2 and DP 2, made to have all that can go wrong."""
     cluster = small_cluster([("a100_sxm_40", 4, 1), ("v100_sxm_16", 4, 1)])
     model = tiny_model(layers=12, hidden=4096, heads=32, kv_heads=8)
-    problem = training_problem(model, cluster, engine="megatron", batch=16)
-    return search_metis(problem, Budget()).plan, problem
+    problem = plainly(training_problem(model, cluster, engine="megatron", batch=16), max_pipeline=2)
+    return search_exact(problem, Budget()).plan, problem
 
 
 def codes(plan: TrainingPlan, problem: TrainingProblem | None = None) -> list[str]:
@@ -72,7 +74,7 @@ def test_gpus() -> None:
 def test_tensor_parallel_groups() -> None:
     cluster = small_cluster([("a100_sxm_40", 2, 2), ("t4", 2, 1)])
     problem = training_problem(tiny_model(), cluster)
-    plan = search_metis(problem, Budget()).plan
+    plan = search_exact(problem, Budget()).plan
     stage = plan.stages[0].model_copy(
         update={"devices": ("g0-0/0", "g0-1/0"), "tp": 2, "dp": 1, "microbatch_shares": (1,), "layers": (0, 8)}
     )
@@ -89,7 +91,7 @@ def test_tensor_parallel_groups() -> None:
 def test_illegal_degree() -> None:
     cluster = small_cluster([("a100_sxm_40", 3, 1)])
     problem = training_problem(tiny_model(), cluster)
-    plan = search_metis(problem, Budget()).plan
+    plan = search_exact(problem, Budget()).plan
     stage = plan.stages[0].model_copy(
         update={"devices": cluster.gpus, "tp": 3, "dp": 1, "microbatch_shares": (1,), "layers": (0, 8)}
     )
@@ -127,7 +129,7 @@ def test_engine_with_one_degree() -> None:
     cluster = load_cluster("a100-v100-t4-32")
     model = load_model("llama-3.1-8b")
     problem = training_problem(model, cluster, batch=128, length=2048)
-    plan = search_metis(problem, Budget()).plan
+    plan = search_exact(problem, Budget()).plan
     assert len({stage.tp for stage in plan.stages}) > 1
     assert codes(plan, problem) == []
     asked = training_problem(model, cluster, engine="megatron", batch=128, length=2048)
@@ -137,7 +139,7 @@ def test_engine_with_one_degree() -> None:
 def test_memory() -> None:
     """The same plan on smaller cards."""
     problem = training_problem(tiny_model(layers=8, hidden=4096), small_cluster([("a100_sxm_80", 2, 1)]))
-    plan = search_metis(problem, Budget()).plan
+    plan = search_exact(problem, Budget()).plan
     smaller = small_cluster([("t4", 2, 1)])
     found = check_training(plan, problem.model, smaller, problem.engine)
     memory = [finding for finding in found if finding.code == "memory"]
@@ -184,11 +186,67 @@ def test_engine_arguments() -> None:
     assert codes(changed(engine_arguments=arguments | {"--made-up": 1})) == ["arguments"]
 
 
+def test_virtual_stages() -> None:
+    """They divide the layers of every stage, and microbatches come in multiples of the stages."""
+    problem = sound()[1]
+    table = uniform_table(problem, 0)
+    chosen = map(table.configuration, table.ranked().tolist())
+    interleaved = next(one for one in chosen if one.cell.virtual_stages == 2)
+    plan, _ = estimate_uniform(problem, 0, interleaved)
+    assert codes(plan, problem) == []
+
+    def scheduled(**update: Any) -> list[str]:
+        return codes(plan.model_copy(update={"schedule": plan.schedule.model_copy(update=update)}), problem)
+
+    assert scheduled(virtual_stages=5) == ["virtual-stages"]
+    assert scheduled(name="1f1b") == ["virtual-stages"]
+    odd = {"microbatches": plan.schedule.microbatches + 1}
+    assert "virtual-stages" in scheduled(**odd)
+    # no more than a name: Megatron-Core without interleaving
+    plain = replace(problem, engine=problem.engine.model_copy(update={"interleaving": False}))
+    assert "engine-cannot" in codes(plan, plain)
+
+
+def test_context_and_expert_parallelism() -> None:
+    cluster = small_cluster([("a100_sxm_40", 8, 1)])
+    problem = training_problem(mixed_layers(4, 1024, 1, 16), cluster, engine="megatron", batch=16)
+    cell = Cell(tp=1, cp=2, dp=4, ep=4, virtual_stages=1, layers=(4,), sequence_parallel=False)
+    one = UniformConfiguration(cell=cell, microbatch=1, recompute="full", zero_stage=1)
+    plan, _ = estimate_uniform(problem, 0, one)
+    assert codes(plan, problem) == []
+
+    def scheduled(**update: Any) -> list[str]:
+        return codes(plan.model_copy(update={"schedule": plan.schedule.model_copy(update=update)}), problem)
+
+    assert "context-parallel" in scheduled(context_parallel=3)
+    assert "shares" in scheduled(context_parallel=4)  # half the batch
+    assert scheduled(expert_parallel=3) == ["expert-parallel"]
+    assert scheduled(expert_parallel=16) == ["expert-parallel"]
+    stage = plan.stages[0].model_copy(update={"microbatch_shares": (2, 1, 1, 1, 1, 1, 1, 0)})
+    assert "shares" in codes(plan.model_copy(update={"stages": (stage,)}), problem)
+    skewed = plan.stages[0].model_copy(update={"microbatch_shares": (2, 1, 1, 1, 1, 1, 1, 2)})
+    generic = replace(problem, engine=load_engine("generic"))
+    assert "context-parallel" in codes(plan.model_copy(update={"stages": (skewed,)}), generic)
+    odd = plan.inputs.job.model_copy(update={"sequence_length": 1022})
+    changed_job = plan.model_copy(update={"inputs": plan.inputs.model_copy(update={"job": odd})})
+    assert "context-parallel" in codes(changed_job, problem)
+
+
+def test_divided_state() -> None:
+    """Megatron-Core divides weights without pipeline stages only; torchtitan divides them at least."""
+    plan, problem = sound()
+    for zero, expected in ((0, False), (1, False), (2, True), (3, True)):
+        job = plan.inputs.job.model_copy(update={"zero_stage": zero})
+        other = plan.model_copy(update={"inputs": plan.inputs.model_copy(update={"job": job})})
+        assert ("engine-cannot" in codes(other, problem)) == expected
+    assert "engine-cannot" in codes(plan, replace(problem, engine=load_engine("torchtitan")))
+
+
 def test_sequence_parallelism_without_tensor_parallelism() -> None:
     """A flag that means nothing, even where engine arguments say the same."""
     cluster = small_cluster([("a100_sxm_40", 1, 1)])
     problem = training_problem(tiny_model(), cluster, engine="megatron")
-    plan = search_metis(problem, Budget()).plan
+    plan = search_exact(problem, Budget()).plan
     both = plan.model_copy(
         update={
             "schedule": plan.schedule.model_copy(update={"sequence_parallel": True}),
@@ -204,8 +262,8 @@ def test_experts_without_sequence_parallelism() -> None:
     cluster = small_cluster([("a100_sxm_40", 2, 1)])
     stage = {"devices": cluster.gpus, "tp": 2, "dp": 1, "microbatch_shares": (1,), "layers": (0, 4)}
     for engine, expected in (("megatron", True), ("generic", False)):
-        problem = training_problem(mixed_layers(4, 1024, 1, 16), cluster, engine=engine)
-        plan = search_metis(problem, Budget()).plan
+        problem = plainly(training_problem(mixed_layers(4, 1024, 1, 16), cluster, engine=engine))
+        plan = search_exact(problem, Budget()).plan
         schedule = plan.schedule.model_copy(
             update={"microbatch_size": 1, "microbatches": 8, "sequence_parallel": False}
         )

@@ -18,7 +18,7 @@ from planner.report.plots.placed import (
     new_figure,
     text_on,
 )
-from planner.report.words import format_gpus
+from planner.report.words import format_gpus, model_names
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -78,7 +78,7 @@ def plot_layers(plan: Plan, cluster: Cluster) -> Figure:
     axes.set_xlim(0, num_layers)
     axes.set_xticks(_ticks([group.layers for group in groups], num_layers))
     axes.set_xlabel("layer (ticks where stages meet)", color=INK)
-    title = f"Layers of {plan.inputs.model.name} over the GPUs of {cluster.name}"
+    title = f"Layers of {model_names(plan)} over the GPUs of {cluster.name}"
     axes.set_title(title, loc="left", fontsize=11, color=INK)
     lighten(axes)
     return figure

@@ -6,16 +6,22 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from planner.cost.memory import weight_bytes_L
+from planner.cost.training_experts import expert_parameters_K
 from planner.cost.training_memory import end_parameters, state_bytes
 from planner.cost.training_stage import mixed_precision
 from planner.dtypes import DTYPE_BYTES
+from planner.engine.chunks import chunk_layers
 from planner.plan import Plan, ServingPlan, Stage, TrainingStage
 from planner.report.plots.placed import INK, MOST_ROWS, lighten, need_matplotlib, new_figure
+from planner.report.words import model_names
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from matplotlib.figure import Figure
 
     from planner.model import ModelSpec
+    from planner.plan import TrainingPlan
 
 __all__ = ["plot_memory"]
 
@@ -85,7 +91,7 @@ def plot_memory(plan: Plan, model: ModelSpec | None = None) -> Figure:
     axes.set_ylim(len(bars) - 0.4, -0.6)
     axes.set_xlim(0, max(limit) * 1.12)
     axes.set_xlabel("GiB per GPU", color=INK)
-    axes.set_title(f"Memory of {plan.inputs.model.name} at the planned load", loc="left", fontsize=11, color=INK)
+    axes.set_title(f"Memory of {model_names(plan)} at the planned load", loc="left", fontsize=11, color=INK)
     lighten(axes)
     figure.legend(loc="outside lower left", ncols=5, frameon=False, fontsize=8.5, labelcolor=INK)
     return figure
@@ -101,11 +107,9 @@ def _bars(plan: Plan, model: ModelSpec | None) -> list[_Bar]:
     if not isinstance(plan, ServingPlan):
         trained = None if model is None else mixed_precision(model)
         bars = []
+        held = chunk_layers([one.layers[1] - one.layers[0] for one in plan.stages], plan.schedule.virtual_stages)
         for s, training_stage in enumerate(plan.stages):
-            state = 0.0
-            if trained is not None:
-                weights = _weights(trained, training_stage.tp, training_stage.layers)
-                state = weights / DTYPE_BYTES[trained.dtype] * state_bytes(plan.inputs.job, training_stage.dp)
+            state = 0.0 if trained is None else _state(plan, trained, s, held[s])
             bars.append(_bar(f"stage {s}", state, training_stage))
         return bars
     alike: dict[tuple[object, ...], list[int]] = {}
@@ -121,6 +125,18 @@ def _bars(plan: Plan, model: ModelSpec | None) -> list[_Bar]:
             label = f"{name} stage {s}" if len(replica.stages) > 1 else name.rstrip(",")
             bars.append(_bar(label, state, stage))
     return bars
+
+
+def _state(plan: TrainingPlan, model: ModelSpec, s: int, chunks: Sequence[tuple[int, int]]) -> float:
+    """Bytes of weights, gradients and optimizer state on each GPU of a stage; experts lie apart from the rest."""
+    job, stage, apart = plan.inputs.job, plan.stages[s], plan.schedule.expert_parallel
+    layers = [layer for chunk in chunks for layer in range(*chunk)]
+    ends = end_parameters(model, stage.tp, first=s == 0, last=s == len(plan.stages) - 1)
+    per_layer = weight_bytes_L(model, stage.tp) / DTYPE_BYTES[model.dtype]
+    everything = float(per_layer[layers].sum()) + ends
+    kinds = [model.kind_of_layer[layer] for layer in layers]
+    experts = float(expert_parameters_K(model, stage.tp)[kinds].sum()) if apart > 1 else 0.0
+    return state_bytes(job, stage.dp) * (everything - experts) + state_bytes(job, stage.dp // apart) * experts / apart
 
 
 def _bar(label: str, state: float, stage: Stage | TrainingStage) -> _Bar:

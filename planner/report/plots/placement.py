@@ -21,7 +21,7 @@ from planner.report.plots.placed import (
     new_figure,
     text_on,
 )
-from planner.report.words import format_error, format_figure
+from planner.report.words import format_error, format_figure, model_names
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -104,7 +104,7 @@ def _title(plan: Plan, cluster: Cluster, used: int) -> str:
         what = f"{len(plan.replicas)} replica{'s' * (len(plan.replicas) != 1)}"
     else:
         what = f"{len(plan.stages)} stage{'s' * (len(plan.stages) != 1)}"
-    return f"{plan.inputs.model.name} on {cluster.name}: {what} on {used} of {cluster.num_gpus} GPUs"
+    return f"{model_names(plan)} on {cluster.name}: {what} on {used} of {cluster.num_gpus} GPUs"
 
 
 def _draw_nodes(axes: Axes, layout: Floorplan, cell: float) -> None:

@@ -20,13 +20,13 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from planner.search.training.labels import ENDLESS, least_sum
-from planner.search.training.lagrange import best_prices, may_be_afforded
+from planner.search.training.lagrange import best_prices, least_peak, may_be_afforded
 from planner.search.training.stage_graph import Edges, Stage, StageGraph
 
 if TYPE_CHECKING:
     from planner.cost._types import Array
 
-__all__ = ["Answer", "Outline", "search_graphs"]
+__all__ = ["Answer", "Outline", "Sheaf", "search_graphs"]
 
 # Labels per step while cells are wide, and once they are narrow.
 _BEAM_WIDE, _BEAM_NARROW = 150, 6000
@@ -55,6 +55,22 @@ class Outline:
 
     bound: float
     build: Callable[[], StageGraph]
+
+
+@dataclass(frozen=True, slots=True)
+class Sheaf:
+    """Several outlines that are told apart only when one of them may win.
+
+    Parameters
+    ----------
+    bound
+        Seconds that none of their plans undercuts.
+    spread
+        Makes them.
+    """
+
+    bound: float
+    spread: Callable[[], list[Outline]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,7 +130,7 @@ class _Values:
 
 @dataclass(slots=True)
 class _Search:
-    given: Sequence[StageGraph | Outline]
+    given: list[StageGraph | Outline | Sheaf]
     referee: Callable[[StageGraph, tuple[Stage, ...]], float] | None
     tolerance: float
     late: Callable[[], bool]
@@ -147,6 +163,8 @@ class _Search:
         """A graph, made when it is first asked for."""
         if g not in self.graphs:
             given = self.given[g]
+            if isinstance(given, Sheaf):
+                raise TypeError("a sheaf is not a graph")
             self.graphs[g] = given.build() if isinstance(given, Outline) else given
         return self.graphs[g]
 
@@ -180,7 +198,7 @@ class _Search:
 
 
 def search_graphs(
-    graphs: Sequence[StageGraph | Outline],
+    graphs: Sequence[StageGraph | Outline | Sheaf],
     *,
     time_limit: float = math.inf,
     tolerance: float = 0.0,
@@ -210,10 +228,10 @@ def search_graphs(
     """
     started = time.monotonic()
     late = late or (lambda: time.monotonic() >= started + time_limit)
-    search = _Search(graphs, referee, max(tolerance, _SLACK), late, started)
+    search = _Search(list(graphs), referee, max(tolerance, _SLACK), late, started)
     heap: list[tuple[float, int, _Cell]] = []
     for g, graph in enumerate(graphs):
-        bound = graph.bound if isinstance(graph, Outline) else _cheap_bound(graph)
+        bound = graph.bound if isinstance(graph, Outline | Sheaf) else _cheap_bound(graph)
         if math.isfinite(bound):
             heap.append((bound, g, _Cell(g, (0, -1), (0, -1), (0, -1), bound)))
     heapq.heapify(heap)
@@ -226,8 +244,15 @@ def search_graphs(
         bound, _, cell = heapq.heappop(heap)
         if report is not None and math.isfinite(search.seconds):
             report("closing cells", min(1.0, (bound - first) / max(search.enough - first, 1e-300)))
-        if cell.peak[1] < 0:
+        if isinstance(sheaf := search.given[cell.graph], Sheaf):
+            cells = []
+            for outline in sheaf.spread():
+                cells.append(replace(cell, graph=len(search.given), bound=max(bound, outline.bound)))
+                search.given.append(outline)
+        elif cell.peak[1] < 0:
             cells = list(_open(search, cell))
+            if not any(child.bound < search.enough for child in cells):
+                search.forget(cell.graph)
         else:
             if len(dived) < _DIVES and cell.graph not in dived:
                 dived.add(cell.graph)
@@ -314,16 +339,9 @@ def _open(search: _Search, cell: _Cell) -> Iterator[_Cell]:
         whole = replace(whole, peak=(0, high))
     edges = _allowed(search, whole)
     edges = edges.take(edges.relaxed_E)
-    low, high = whole.peak
-    if not may_be_afforded(graph, edges):
+    low = least_peak(graph, edges, *whole.peak, _PRECISE * max(cell.bound, 1e-300))
+    if low is None:
         return
-    precise = _PRECISE * max(cell.bound, 1e-300)
-    while low < high and (graph.microbatches - 1) * (values.peak[high] - values.peak[low]) > precise:
-        middle = _middle(values.peak, low, high)
-        if may_be_afforded(graph, edges.take(edges.peak_E <= values.peak[middle])):
-            high = middle
-        else:
-            low = middle + 1
     tightened = _bounded(search, replace(whole, peak=(low, whole.peak[1])))
     if tightened is not None:
         if search.counts["graphs"] <= 2 and tightened.bound < search.enough:
@@ -389,19 +407,32 @@ def _dive(search: _Search, cell: _Cell) -> None:
     graph, values = search.graph_at(cell.graph), search.of(cell.graph)
     rounds = max(graph.microbatches - 1, 1)
     precise = _PRECISE * cell.bound
-    least = _fixed(search, cell)
-    worth = float(values.sync[-1])
+    least, worth = _fixed(search, cell), float(values.sync[-1])
+    ported = graph.joins_CP is not None
     for share in (1.0, 0.5, 0.25, 0.12, 0.06, 0.03):
         sync = (0, max(0, int(np.searchsorted(values.sync, share * values.sync[-1], side="right")) - 1))
-        if share < 1.0 and worth - float(values.sync[sync[1]]) <= precise:
+        if share < 1.0 and worth - float(values.sync[sync[1]]) <= (precise if ported else 0.0):
             continue
         worth = float(values.sync[sync[1]])
         low, high = cell.peak
         high = min(high, int(np.searchsorted(values.peak, 4 * values.peak[low])))
+        if ported and math.isfinite(search.enough):  # a longer bottleneck cannot win
+            most = float(values.peak[low]) + (search.enough - cell.bound) / rounds
+            high = min(high, int(np.searchsorted(values.peak, most, side="right")) - 1)
         while low < high and not search.late() and rounds * (values.peak[high] - values.peak[low]) > precise:
             middle = _middle(values.peak, low, high)
             part = replace(cell, peak=(cell.peak[0], middle), sync=sync)
-            total, _ = _labels(search, part, _BEAM_WIDE, search.enough - least)
+            if ported:  # bounds take longer than labels there
+                edges = _allowed(search, part)
+                possible = may_be_afforded(graph, edges.take(edges.relaxed_E))
+            else:
+                cut = _bounded(search, replace(part, bound=0.0))
+                possible = cut is not None and cut.peak[1] == middle
+                part = part if cut is None else cut
+            if not possible:
+                low = middle + 1
+                continue
+            total, _ = _labels(search, part, _BEAM_WIDE, search.enough - least if ported else math.inf)
             if math.isfinite(total):
                 high = middle
             else:

@@ -20,14 +20,15 @@ import numpy as np
 
 from planner.cost.training import boundary_bytes
 from planner.cost.training_links import gradient_rings
-from planner.cost.training_memory import GRADIENT_BYTES, state_bytes, unsharded_bytes
+from planner.cost.training_memory import GRADIENT_BYTES, microbatches_in_flight, state_bytes, unsharded_bytes
 from planner.cost.training_replica import sharding_seconds, update_terms
-from planner.search.training.cells import Outline
+from planner.search.training.cells import Outline, Sheaf
 from planner.search.training.job_links import JobLinks
+from planner.search.training.lagrange import least_peak
 from planner.search.training.stage_graph import StageGraph
 
 if TYPE_CHECKING:
-    from planner.cost._types import Array, IntArray
+    from planner.cost._types import Array, BoolArray, IntArray
     from planner.cost.network import Collective
     from planner.search.stage_classes import StageClasses
 
@@ -37,6 +38,8 @@ __all__ = ["GraphKey", "JobGraphs"]
 _SLACK: Final = 1e-12
 # Prices of a place in the pipeline that bounds try.
 _PLACES: Final = 9
+# Share of an iteration that bounds on interleaved pipelines may leave.
+_PRECISE: Final = 0.02
 # A stage's node when no other stage can join it.
 _FULL: Final = -1
 
@@ -51,6 +54,8 @@ class GraphKey:
         Kinds of stage that the pipeline may use.
     degree, size, recompute
         Data-parallel degree, microbatch size, recomputation.
+    virtual, depth, hop
+        Model chunks of each stage; if they are several, how many stages there are, and seconds of the longest hop.
     kind_C, with_next_C
         Kind of each class, and whether it is in the node of the stage behind it; empty in an outline.
     stages
@@ -61,6 +66,9 @@ class GraphKey:
     degree: int
     size: int
     recompute: int
+    virtual: int = 1
+    depth: int = 0
+    hop: float = math.inf
     kind_C: tuple[int, ...] = ()
     with_next_C: tuple[bool, ...] = ()
     stages: StageClasses | None = field(default=None, compare=False)
@@ -88,7 +96,8 @@ class JobGraphs:
 
     def _families(self) -> Iterator[tuple[int, ...]]:
         """Kinds of stage that may be in one pipeline."""
-        engine, found = self.stages.problem.engine, {}
+        engine = self.stages.problem.engine
+        found: dict[tuple[str, int, bool], list[int]] = {}
         for j, one in enumerate(self.stages.classes):
             name = "" if engine.mixed_gpu_types else self.cluster.classes[one.node_class].device.name
             degree = one.tp if engine.tensor_parallel == "uniform" else 0
@@ -103,9 +112,9 @@ class JobGraphs:
                 continue  # these are among those with sequence parallelism
             yield tuple(kinds)
 
-    def outlines(self) -> list[Outline]:
+    def outlines(self) -> list[Outline | Sheaf]:
         """Every graph that may hold the model, with a bound on its plans."""
-        found = []
+        found: list[Outline | Sheaf] = []
         for family in self.families:
             for degree in range(len(self.stages.degrees)):
                 kinds = self._usable(family, degree)
@@ -114,11 +123,84 @@ class JobGraphs:
                 for recompute, name in enumerate(self.stages.recomputes):
                     if name == "selective" and all(self.stages.classes[j].flash_attention for j in kinds):
                         continue  # recomputes what is not kept anyway
-                    bound_M = self._bound_M(family, kinds, degree, recompute)
+                    bound_M, least = self._bound_M(family, kinds, degree, recompute)
                     for size in np.flatnonzero(np.isfinite(bound_M)):
                         key = GraphKey(family, degree, int(size), recompute)
                         found.append(Outline(float(bound_M[size]), partial(self.build, key)))
+                        parts = {name: float(row[size]) for name, row in least.items()}
+                        found += self._interleaved(key, kinds, parts)
         return found
+
+    def _interleaved(self, key: GraphKey, kinds: list[int], least: dict[str, float]) -> list[Sheaf]:
+        """Outlines of the same with several chunks on each stage, one for each number of stages and longest hop.
+
+        The last stage sends to the first as slowly as any other stage does. Chunks are equal, but that embedding and
+        head may count as a layer; microbatches come in groups of as many as there are stages. Layers must be alike,
+        since a stage does not hold neighbours then.
+        """
+        stages, dp, L = self.stages, self.stages.degrees[key.degree], len(self.kind_L)
+        m, most = int(stages.microbatches_DM[key.degree, key.size]), self._most_stages(kinds, dp)
+        if not stages.problem.engine.interleaving or len(set(self.model.kind_of_layer)) > 1:
+            return []
+        shapes = [
+            (virtual, depth)
+            for depth in range(2, most + 1)
+            for virtual in range(2, (L + 2) // depth + 1)
+            if m % depth == 0 and any((L + e) % virtual == 0 and L + e >= depth * virtual for e in (0, 1, 2))
+        ]
+        if not shapes:
+            return []
+        bound = (m - 0.5) * least["peak"] + least["sum"] / max(virtual for virtual, _ in shapes) + least["update"]
+        bound += stages.problem.engine.overhead.iteration.value
+        return [Sheaf(bound, partial(self._spread, key, kinds, shapes, least))]
+
+    def _spread(
+        self, key: GraphKey, kinds: list[int], shapes: list[tuple[int, int]], least: dict[str, float]
+    ) -> list[Outline]:
+        """Outlines of interleaved pipelines: none is faster in its bottleneck than those that are not interleaved."""
+        plain = self.build(key)
+        m, overhead = plain.microbatches, plain.constant
+        if not len(plain.edges):
+            return []
+        precise = _PRECISE * m * least["peak"]
+        low = least_peak(plain, plain.edges, 0, len(plain.peaks) - 1, precise)
+        if low is None:
+            return []
+        variants, _ = self._variants(kinds, self._links[key.family], key, parallel=self._parallel(kinds))
+        hops = sorted({hop for _, _, hop, _, _ in variants if hop is not None})
+        found = []
+        for virtual, depth in shapes:
+            if not self._may_hold(key, kinds, virtual, depth):
+                continue
+            for hop in hops:
+                whole = least["sum"] + virtual * ((depth - 1) * hops[0] + hop)
+                peak = max(least["peak"], float(plain.peaks[low]), whole / depth)
+                bound = (m - 1.0 / virtual) * peak + whole / virtual + least["update"] + overhead
+                interleaved = replace(key, virtual=virtual, depth=depth, hop=hop)
+                found.append(Outline(bound, partial(self.build, interleaved)))
+        return found
+
+    def _may_hold(self, key: GraphKey, kinds: list[int], virtual: int, depth: int) -> bool:
+        """Whether so many interleaved stages have room for all layers, without embedding, head and logits."""
+        stages, dp = self.stages, self.stages.degrees[key.degree]
+        m, k = int(stages.microbatches_DM[key.degree, key.size]), int(self.kind_L[0])
+        flight_Q = np.array(
+            [microbatches_in_flight(m, position=depth - q, stages=depth, chunks=virtual) for q in range(1, depth + 1)]
+        )
+        held: list[float] = []
+        for j in kinds:
+            one = stages.classes[j]
+            room = one.limit * (1 + _SLACK) - self._reserve - one.working_RM[key.recompute, key.size]
+            layer_Q = stages.state_D[key.degree] * one.parameters_K[k] + self._apart_bytes(dp) * one.apart_K[k]
+            layer_Q = layer_Q + flight_Q * one.saved_RMK[key.recompute, key.size, k]
+            most = min(depth, int(self.counts_K[one.node_class]) // (dp * one.tp))
+            held += [float(n) for n in np.floor(room / layer_Q * (1 + _SLACK))[:most]]
+        whole = [n - n % virtual for n in sorted(held, reverse=True)[:depth]]
+        # the first and the last stage may hold one layer less than whole chunks
+        return len(whole) == depth and sum(whole) + 2 * (virtual - 1) >= len(self.kind_L)
+
+    def _parallel(self, kinds: list[int]) -> bool:
+        return any(self.stages.classes[j].sequence_parallel for j in kinds)
 
     def _usable(self, family: tuple[int, ...], degree: int) -> list[int]:
         stages, dp = self.stages, self.stages.degrees[degree]
@@ -141,10 +223,13 @@ class JobGraphs:
         groups = self.stages.classes[j].groups[:dp]
         return gradient_rings(self.cluster, [groups], every=self.stages.expert_parallel)[0]
 
-    def _bound_M(self, family: tuple[int, ...], kinds: list[int], degree: int, recompute: int) -> Array:
-        """Seconds that no plan of a graph undercuts, for each microbatch size; infinite where nothing fits.
+    def _bound_M(
+        self, family: tuple[int, ...], kinds: list[int], degree: int, recompute: int
+    ) -> tuple[Array, dict[str, Array]]:
+        """Seconds that no plan of a graph undercuts, for each microbatch size, and its parts.
 
-        Whatever the prices of GPUs and places in the pipeline: what all layers pay at least is at most what there is.
+        Infinite where nothing fits. Whatever the prices of GPUs and places in the pipeline: what all layers pay at
+        least is at most what there is.
         """
         stages, dp = self.stages, self.stages.degrees[degree]
         classes = [stages.classes[j] for j in kinds]
@@ -167,7 +252,8 @@ class JobGraphs:
         whole_JM = np.repeat((slope_J * (parameters_Jk @ count_k))[:, None], len(m_M), axis=1)
         paid = self._paid_WJM(whole_JM, use_J, at_J, most)
         updated_WMk = (paid[:, :, :, None] * (slope_J[:, None] * parameters_Jk)[:, None, :]).min(axis=1)
-        bound_M = (m_M - 1) * peak_M + np.maximum(sum_M, peak_M) + (updated_WMk @ count_k).max(axis=0)
+        update_M = (updated_WMk @ count_k).max(axis=0)
+        bound_M = (m_M - 1) * peak_M + np.maximum(sum_M, peak_M) + update_M
         # the layers that a stage holds at most, one microbatch in flight
         room_JM = np.stack([one.limit - self._reserve - one.working_RM[recompute] for one in classes])
         held_JMk = stages.state_D[degree] * parameters_Jk[:, None, :] + np.stack(
@@ -180,7 +266,8 @@ class JobGraphs:
         # sequences of a microbatch that context parallelism divides too may as well be divided over data parallelism
         apart_M = np.array([math.gcd(b, stages.context_parallel) == 1 for b in stages.sizes])
         fits_M = apart_M & ((len(self.kind_L) * needed_WJM.min(axis=1)).max(axis=0) <= 1 + 1e-9)
-        return np.where(fits_M & (m_M > 0), bound_M + stages.problem.engine.overhead.iteration.value, np.inf)
+        bound_M = np.where(fits_M & (m_M > 0), bound_M + stages.problem.engine.overhead.iteration.value, np.inf)
+        return bound_M, {"peak": peak_M, "sum": sum_M, "update": update_M}
 
     def _paid_WJM(self, whole_JM: Array, use_J: Array, at_J: IntArray, most: int) -> Array:
         """What a stage of each kind pays of all resources, GPUs by class and places in the pipeline, by some prices.
@@ -224,8 +311,8 @@ class JobGraphs:
         """Make the arrays of a graph."""
         stages, dp = self.stages, self.stages.degrees[key.degree]
         kinds, links = self._usable(key.family, key.degree), self._links[key.family]
-        parallel = any(stages.classes[j].sequence_parallel for j in kinds)
-        variants, ports = self._variants(kinds, links, key, parallel=parallel)
+        variants, ports = self._variants(kinds, links, key, parallel=self._parallel(kinds))
+        variants = [one for one in variants if one[2] is None or one[2] <= key.hop]
         N, K, C = len(self.kind_L) + 1, len(self.counts_K), len(variants)
         peak, total = np.full((C, N, N), np.inf), np.full((C, N, N), np.inf)
         update, depth = np.zeros((C, N, N)), np.zeros((C, N, N), dtype=np.int64)
@@ -233,13 +320,16 @@ class JobGraphs:
         joins_CP = np.zeros((C, len(ports)), dtype=bool)
         priced = {j: self._priced(key, j, dp) for j in kinds}
         tied = self._tied(kinds, links, dp)
-        m = int(stages.microbatches_DM[key.degree, key.size])
+        m, v = int(stages.microbatches_DM[key.degree, key.size]), key.virtual
+        # several chunks: every stage hops as often, the last one to the first; and only one chunk fills the pipeline
+        wrap = v * key.hop if v > 1 else 0.0
+        scale = (m - 1.0 / v) / (m - 1) if v > 1 else 1.0
         for c, (j, _, hop, joined, _) in enumerate(variants):
             time, updates, held = priced[j]
             last = np.arange(N) == N - 1
             ends = last if hop is None else ~last
-            peak[c] = np.where(ends & (held > 0), time + (hop or 0.0), np.inf)
-            total[c] = peak[c]
+            seconds = np.where(ends & (held > 0), time + (wrap if hop is None else v * hop), np.inf)
+            peak[c], total[c] = scale * seconds, seconds / v
             if hop is None:
                 total[c, 1:] += tied[j]
             update[c], depth[c] = updates, np.where(ends, held, 0)
@@ -258,7 +348,8 @@ class JobGraphs:
             depth_CNN=depth,
             end_CN=np.zeros((C, N)),
             constant=stages.problem.engine.overhead.iteration.value,
-            max_stages=self._most_stages(kinds, dp),
+            max_stages=key.depth or self._most_stages(kinds, dp),
+            min_stages=key.depth or 1,
             port_C=np.array([port for _, port, *_ in variants], dtype=np.int64),
             joins_CP=joins_CP,
             label=replace(
@@ -295,6 +386,7 @@ class JobGraphs:
                     ports.setdefault((j, filled if filled + least <= room else _FULL), len(ports))
                 ports.setdefault((j, blocks[j] if blocks[j] + least <= room else _FULL), len(ports))
         variants: list[tuple[int, int, float | None, list[int], bool]] = []
+        known: dict[tuple[int, int, bool], float | None] = {}
 
         def own(j: int, filled: int) -> int:
             return ports[j, filled] if (j, filled) in ports else ports[j, _FULL]
@@ -310,11 +402,14 @@ class JobGraphs:
                 if other < 0:
                     continue
                 ends = (one.node_class, one.tp), (stages.classes[other].node_class, stages.classes[other].tp)
-                away = links.hop(*ends, dp, size, same_node=False, sequence_parallel=parallel)
+                for same in (False, True):
+                    if (j, other, same) not in known:
+                        known[j, other, same] = links.hop(*ends, dp, size, same_node=same, sequence_parallel=parallel)
+                away = known[j, other, False]
                 if away is not None:
                     apart.setdefault(2.0 * away, []).append(port)
                 if ends[0][0] == ends[1][0] and filled != _FULL and filled + block <= room:
-                    near = links.hop(*ends, dp, size, same_node=True, sequence_parallel=parallel)
+                    near = known[j, other, True]
                     if near is not None:
                         beside.setdefault((filled + block if even else block, 2.0 * near), []).append(port)
             variants += [(j, own(j, block), hop, joined, False) for hop, joined in sorted(apart.items())]
@@ -355,10 +450,28 @@ class JobGraphs:
             largest = np.where(_sums(self.kind_L == k) > 0, np.maximum(largest, parameters_of_one), largest)
         room -= unsharded_bytes(problem.job, dp, 1.0) * largest
         inside = np.arange(N)[:, None] < np.arange(N)
+        if key.virtual > 1:
+            inside &= self._chunked(key.virtual)
+            depth = np.zeros((N, N), dtype=np.int64)
+            for q in range(1, key.depth + 1):
+                held = microbatches_in_flight(
+                    microbatches, position=key.depth - q, stages=key.depth, chunks=key.virtual
+                )
+                depth[inside & (room >= held * saved)] = q
+            return time, np.where(inside, updates, 0.0), depth
         most = np.floor(room / np.where(inside, saved, 1.0) * (1 + _SLACK))
         most = np.where(most >= min(microbatches, stages.max_stages), stages.max_stages, most)
         depth = np.where(inside, np.clip(most, 0, stages.max_stages), 0).astype(np.int64)
         return time, np.where(inside, updates, 0.0), depth
+
+    def _chunked(self, virtual: int) -> BoolArray:
+        """Intervals of layers that can be cut into so many chunks."""
+        N = len(self.kind_L) + 1
+        order = np.arange(N)
+        length_NN = order - order[:, None]
+        short_NN = (order[:, None] == 0) | (order == N - 1)  # holds the embedding or the head
+        even_NN = (length_NN % virtual == 0) | (short_NN & ((length_NN + 1) % virtual == 0))
+        return np.asarray(even_NN & (length_NN > 0) & (length_NN < N - 1))
 
     def _tied(self, kinds: list[int], links: JobLinks, dp: int) -> dict[int, float]:
         """Seconds of the exchange of tied embeddings at least, by the kind of the last stage."""

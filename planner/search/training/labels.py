@@ -140,7 +140,7 @@ def least_sum(graph: StageGraph, edges: Edges, price_XK: Array, *, peak: float, 
             step = step.take(order)
         history.append(step)
         kept += len(step.node_L)
-        ends = np.flatnonzero(step.node_L == 0)
+        ends = np.flatnonzero(step.node_L == 0) if s >= graph.min_stages else np.zeros(0, dtype=np.int64)
         wholes += [(float(step.total_L[row]), s, int(row)) for row in ends]
     wholes.sort()
     paths: list[tuple[Stage, ...]] = []

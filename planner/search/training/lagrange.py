@@ -9,6 +9,7 @@ G classes that join the same ports.
 
 from __future__ import annotations
 
+from itertools import product
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -18,11 +19,13 @@ from planner.search.training.stage_graph import Edges, StageGraph
 if TYPE_CHECKING:
     from planner.cost._types import Array, IntArray
 
-__all__ = ["best_prices", "may_be_afforded", "potentials_SPNX", "suffixes_SPNX"]
+__all__ = ["best_prices", "least_peak", "may_be_afforded", "potentials_SPNX", "suffixes_SPNX"]
 
-_ROUNDS: Final = 5
+_ROUNDS: Final = 3
 # What all GPUs are worth together, in units of the least sum.
 _SCALES: Final = (0.5, 1.5, 4.0, 12.0)
+# The same of each of few types.
+_GRID: Final = (0.0, 0.3, 1.0, 3.0, 10.0, 40.0)
 
 
 def suffixes_SPNX(graph: StageGraph, edges: Edges, weight_EX: Array) -> Array:
@@ -61,7 +64,7 @@ def potentials_SPNX(graph: StageGraph, edges: Edges, weight_EX: Array) -> Array:
     X, N, P = weight_EX.shape[1], graph.num_layers + 1, graph.num_ports
     most = min(graph.max_stages, graph.num_layers)
     least = np.full((most + 1, P, N, X), np.inf)
-    least[:, :, 0] = 0.0
+    least[graph.min_stages :, :, 0] = 0.0
     groups, of_C = graph.alike_joins
     G = len(groups)
     place_E = edges.end_E * G + of_C[edges.class_E] if P > 1 else edges.end_E
@@ -95,7 +98,7 @@ def _bounds_X(graph: StageGraph, edges: Edges, price_XK: Array, scale: float) ->
     weight_EX = graph.prices_C(price_XK).T[edges.class_E]
     if scale:
         weight_EX += scale * edges.total_E[:, None]
-    least = suffixes_SPNX(graph, edges, weight_EX)[1:, :, 0].min(axis=(0, 1))
+    least = suffixes_SPNX(graph, edges, weight_EX)[graph.min_stages :, :, 0].min(axis=(0, 1), initial=np.inf)
     return np.asarray(least - price_XK @ graph.counts_K)
 
 
@@ -104,6 +107,35 @@ def may_be_afforded(graph: StageGraph, edges: Edges) -> bool:
     if not len(edges):
         return False
     return bool(_bounds_X(graph, edges, graph.directions_XK, 0.0).max() <= 1e-9)
+
+
+def least_peak(graph: StageGraph, edges: Edges, low: int, high: int, precise: float) -> int | None:
+    """Lowest bottleneck that may be afforded, nearly.
+
+    Parameters
+    ----------
+    graph, edges
+        As in `may_be_afforded`.
+    low, high
+        Positions in `StageGraph.peaks` to look between.
+    precise
+        Seconds of an iteration that do not matter.
+
+    Returns
+    -------
+    int or None
+        A position below which nothing can be afforded; None where nothing can at all.
+    """
+    if not may_be_afforded(graph, edges.take(edges.peak_E <= graph.peaks[high])):
+        return None
+    while low < high and (graph.microbatches - 1) * (graph.peaks[high] - graph.peaks[low]) > precise:
+        middle = int(np.searchsorted(graph.peaks, (graph.peaks[low] + graph.peaks[high]) / 2, side="right")) - 1
+        middle = min(max(middle, low), high - 1)
+        if may_be_afforded(graph, edges.take(edges.peak_E <= graph.peaks[middle])):
+            high = middle
+        else:
+            low = middle + 1
+    return low
 
 
 def best_prices(graph: StageGraph, edges: Edges, prices_K: Array | None, enough: float) -> tuple[float, Array]:
@@ -134,7 +166,10 @@ def best_prices(graph: StageGraph, edges: Edges, prices_K: Array | None, enough:
         free = float(_bounds_X(graph, edges, nothing, 1.0)[0])
         if not np.isfinite(free):
             return np.inf, nothing[0]
-        price_XK = (np.array(_SCALES)[:, None, None] * free * graph.directions_XK).reshape(-1, types)
+        if types <= 2:
+            price_XK = np.array(list(product(_GRID, repeat=types))) * (free / counts_K)
+        else:
+            price_XK = (np.array(_SCALES)[:, None, None] * free * graph.directions_XK).reshape(-1, types)
     else:
         price_XK = np.concatenate([nothing, prices_K[None]])
     price_XK = np.concatenate([nothing, price_XK]) if prices_K is None else price_XK

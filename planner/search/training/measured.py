@@ -28,7 +28,6 @@ from planner.cost.training_measured import (
     measured_stage_memory,
     measured_update,
 )
-from planner.errors import InfeasibleError
 from planner.search.training.cells import search_graphs
 from planner.search.training.class_graph import (
     ClassCosts,
@@ -38,7 +37,8 @@ from planner.search.training.class_graph import (
     pair_classes,
     replica_counts,
 )
-from planner.search.training.sailor import SailorJob, SailorPlan
+from planner.search.training.measured_changes import sailor_without_plan
+from planner.search.training.sailor import SailorJob, SailorPlan, check_measured
 from planner.search.training.stage_graph import Hops, StageGraph
 
 if TYPE_CHECKING:
@@ -99,6 +99,7 @@ def measured_graphs(job: SailorJob, constants: MeasuredConstants | None = None) 
     """All stage graphs of a job."""
     constants = constants or MeasuredConstants.fitted()
     types = sorted(job.gpus)
+    check_measured(job)
     sizes = sorted({m for device, _, m in job.tables.times if device in types and m <= job.batch})
     whole, graphs = sum(job.gpus.values()), []
     for size in sizes:
@@ -230,12 +231,14 @@ def search_measured(job: SailorJob, budget: Budget, *, tolerance: float = 1e-3) 
     Raises
     ------
     InfeasibleError
-        If nothing fits.
+        If nothing fits; names the smallest change that would help.
+    TimeLimitError
+        If the time limit passed without a plan.
     """
     graphs = measured_graphs(job)
     answer = search_graphs(graphs, time_limit=budget.remaining(), tolerance=tolerance, report=budget.report)
     if answer.graph is None:
-        raise InfeasibleError(f"{job.tables.model} does not fit {dict(job.gpus)}, or no plan was found in time")
+        raise sailor_without_plan(job, answer, budget.time_limit, measured_graphs)
     graph, types = graphs[answer.graph], sorted(job.gpus)
     size, _, classes = graph.label
     stages = []

@@ -13,6 +13,7 @@ T. Um et al., "Metis: fast automatic distributed training on heterogeneous GPUs"
 from __future__ import annotations
 
 import math
+from functools import partial
 from itertools import combinations
 from typing import TYPE_CHECKING
 
@@ -27,8 +28,9 @@ from planner.cost.metis import (
     metis_links,
     metis_seconds_per_byte,
 )
-from planner.errors import InfeasibleError
+from planner.cost.metis_own import metis_own_hop, metis_own_sync
 from planner.search.training.cells import Answer, search_graphs
+from planner.search.training.measured_changes import metis_without_plan
 from planner.search.training.stage_graph import Hops, StageGraph
 
 if TYPE_CHECKING:
@@ -48,9 +50,10 @@ __all__ = [
 _Class = tuple[MetisReplicas, ...]
 
 
-def metis_graphs(job: MetisJob) -> list[StageGraph]:
-    """One stage graph for every number of microbatches that divides the batch."""
-    return [_graph(job, B) for B in range(1, job.batch + 1) if job.batch % B == 0 and _classes(job, job.batch // B)]
+def metis_graphs(job: MetisJob, *, own: bool = False) -> list[StageGraph]:
+    """One stage graph for every number of microbatches that divides the batch, by the formula or by our own terms."""
+    counts = [B for B in range(1, job.batch + 1) if job.batch % B == 0 and _classes(job, job.batch // B)]
+    return [_graph(job, B, own=own) for B in counts]
 
 
 def _classes(job: MetisJob, sequences: int) -> list[_Class]:
@@ -79,7 +82,7 @@ def _sums(value_L: Array) -> Array:
     return np.where(order[:, None] < order, upto[None, :] - upto[:, None], np.inf)
 
 
-def _graph(job: MetisJob, microbatches: int) -> StageGraph:
+def _graph(job: MetisJob, microbatches: int, *, own: bool) -> StageGraph:
     classes, types = _classes(job, job.batch // microbatches), sorted(job.gpus)
     L, C = len(job.parameters_L), len(classes)
     N = L + 1
@@ -103,6 +106,11 @@ def _graph(job: MetisJob, microbatches: int) -> StageGraph:
         total[c] = peak[c]
         beyond = max(job.profiles[one.device, one.tp, one.share].beyond for one in parts)
         total[c, :, L] += microbatches * beyond
+        if own:
+            shares_NN = held_NN / float(job.parameters_L.sum())
+            sync[c] = metis_own_sync(job, parts) * held_NN + job.optimizer / tp * shares_NN
+            end[c, 1:L] = metis_own_hop(job, parts)
+            continue
         links = metis_links(job, MetisStage((0, L), parts))
         sync[c] = 2.0 * (dp - 1) / dp * held_NN / tp * metis_seconds_per_byte(links.sync)
         update[c] = 2.0 * job.optimizer / tp * share_NN
@@ -120,7 +128,7 @@ def _graph(job: MetisJob, microbatches: int) -> StageGraph:
         update_CNN=update,
         depth_CNN=np.where(np.isfinite(peak), job.max_stages, 0).astype(np.int64),
         end_CN=end,
-        hops=Hops(sum_after=1.0),
+        hops=Hops(peak_after=2.0, sum_after=2.0) if own else Hops(sum_after=1.0),
         constant=microbatches * job.generation,
         max_stages=min(job.max_stages, L),
         label=(microbatches, tuple(classes)),
@@ -128,9 +136,9 @@ def _graph(job: MetisJob, microbatches: int) -> StageGraph:
 
 
 def search_metis_referee(
-    job: MetisJob, budget: Budget, *, tolerance: float = 0.0
+    job: MetisJob, budget: Budget, *, tolerance: float = 0.0, own: bool = False
 ) -> tuple[tuple[MetisStage, ...], int, Answer]:
-    """Find the plan that is fastest by the formula.
+    """Find the plan that is fastest by the formula, or by our own terms (`planner.cost.metis_own`).
 
     Returns
     -------
@@ -144,15 +152,14 @@ def search_metis_referee(
     Raises
     ------
     InfeasibleError
-        If nothing fits.
+        If nothing fits; names what binds and the smallest change that would help.
+    TimeLimitError
+        If the time limit passed without a plan.
     """
-    graphs = metis_graphs(job)
+    graphs = metis_graphs(job, own=own)
     answer = search_graphs(graphs, time_limit=budget.remaining(), tolerance=tolerance, report=budget.report)
     if answer.graph is None:
-        raise InfeasibleError(
-            "no plan fits the GPUs' memory" if answer.closed else f"no plan within {budget.time_limit:g} s",
-            hint="profiles with a higher TP or a smaller microbatch",
-        )
+        raise metis_without_plan(job, answer, budget.time_limit, partial(metis_graphs, own=own))
     microbatches, classes = graphs[answer.graph].label
     stages = tuple(MetisStage((i, j), classes[c]) for c, i, j in answer.path)
     return stages, microbatches, answer

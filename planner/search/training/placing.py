@@ -107,7 +107,8 @@ def _in_order(
     found: dict[int, list[tuple[str, ...]]] = {}
     node, first = 0, 0
     for s in mine:
-        tp, groups = seats[s].tp, []
+        tp = seats[s].tp
+        groups: list[tuple[str, ...]] = []
         while len(groups) < dp:
             first = -(-first // tp) * tp
             if first + tp > size:

@@ -108,7 +108,9 @@ def _proven(answer: Answer, seconds: float) -> bool:
     return answer.closed and answer.bound >= seconds * (1 - 1e-9)
 
 
-def metis_plan(job: MetisJob, stages: Sequence[MetisStage], microbatches: int, answer: Answer) -> MeasuredPlan:
+def metis_plan(
+    job: MetisJob, stages: Sequence[MetisStage], microbatches: int, answer: Answer, *, cost_model: str = "metis"
+) -> MeasuredPlan:
     """Write down what `planner.search.training.metis_referee.search_metis_referee` found."""
     found = []
     for stage in stages:
@@ -119,7 +121,7 @@ def metis_plan(job: MetisJob, stages: Sequence[MetisStage], microbatches: int, a
         )
         found.append(MeasuredPlanStage(stage.layers, tuple(replicas)))
     return MeasuredPlan(
-        cost_model="metis",
+        cost_model=cost_model,
         seconds=answer.seconds,
         bound=min(answer.bound, answer.seconds),
         proven=_proven(answer, answer.seconds),

@@ -18,7 +18,7 @@ import numpy as np
 
 from planner.cost.sailor import SailorReplica, SailorStage, sailor_memory, sailor_price, sailor_transfer
 from planner.cost.sailor_tables import SIMULATED_MEMORY
-from planner.errors import InfeasibleError, InputError
+from planner.errors import InputError
 from planner.search.training.cells import Answer, search_graphs
 from planner.search.training.class_graph import (
     ClassCosts,
@@ -28,6 +28,7 @@ from planner.search.training.class_graph import (
     pair_classes,
     replica_counts,
 )
+from planner.search.training.measured_changes import sailor_without_plan
 from planner.search.training.stage_graph import Hops, StageGraph
 
 if TYPE_CHECKING:
@@ -36,11 +37,12 @@ if TYPE_CHECKING:
     from planner.cost.sailor_tables import SailorTables
     from planner.search.problem import Budget
 
-__all__ = ["SailorJob", "SailorPlan", "sailor_graphs", "sailor_job_of", "search_sailor"]
+__all__ = ["SailorJob", "SailorPlan", "check_measured", "sailor_graphs", "sailor_job_of", "search_sailor"]
 
 # Every stage pays for both its boundaries; the last one twice for its only one.
 _HOPS: Final = Hops(peak_before=1.0, peak_after=1.0, sum_before=1.0, sum_after=1.0, last=2.0)
 _GPUS_PER_NODE: Final = 4
+_MAX_STAGES: Final = 12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +70,7 @@ class SailorJob:
     memory: Mapping[str, float]
     batch: int
     zone: str = "us-central1-a"
-    max_stages: int = 12
+    max_stages: int = _MAX_STAGES
     gpus_per_node: int = _GPUS_PER_NODE
 
 
@@ -132,8 +134,23 @@ def sailor_job_of(
         },
         batch=batch,
         gpus_per_node=sizes[0],
-        **({} if max_stages is None else {"max_stages": max_stages}),
+        max_stages=max_stages or _MAX_STAGES,
     )
+
+
+def check_measured(job: SailorJob) -> None:
+    """Refuse a job whose GPU types were not measured, or have no size.
+
+    Raises
+    ------
+    InputError
+        Names the type.
+    """
+    for name in sorted(job.gpus):
+        if name not in job.memory:
+            raise InputError(f"has no memory size for {name}")
+        if not any(device == name for device, _, _ in job.tables.times):
+            raise InputError(f"{job.tables.model} was not measured on {name}")
 
 
 def sailor_graphs(job: SailorJob) -> list[StageGraph]:
@@ -145,11 +162,7 @@ def sailor_graphs(job: SailorJob) -> list[StageGraph]:
         If nothing was measured for a GPU type.
     """
     types = sorted(job.gpus)
-    for name in types:
-        if name not in job.memory:
-            raise InputError(f"has no memory size for {name}")
-        if not any(device == name for device, _, _ in job.tables.times):
-            raise InputError(f"{job.tables.model} was not measured on {name}")
+    check_measured(job)
     sizes = sorted({m for device, _, m in job.tables.times if device in types and m <= job.batch})
     whole = sum(job.gpus.values())
     graphs = []
@@ -291,12 +304,14 @@ def search_sailor(job: SailorJob, budget: Budget, *, tolerance: float = 1e-3) ->
     Raises
     ------
     InfeasibleError
-        If nothing fits.
+        If nothing fits; names the smallest change that would help.
+    TimeLimitError
+        If the time limit passed without a plan.
     """
     graphs = sailor_graphs(job)
     answer = search_graphs(graphs, time_limit=budget.remaining(), tolerance=tolerance, report=budget.report)
     if answer.graph is None:
-        raise InfeasibleError(f"{job.tables.model} does not fit {dict(job.gpus)}, or no plan was found in time")
+        raise sailor_without_plan(job, answer, budget.time_limit, sailor_graphs)
     graph = graphs[answer.graph]
     types = sorted(job.gpus)
     size, _, classes = graph.label

@@ -128,8 +128,8 @@ class StageGraph:
         How boundaries count.
     constant
         Seconds on top of every iteration.
-    max_stages
-        Most stages.
+    max_stages, min_stages
+        Most and fewest stages.
     bounding_C
         Classes that bounds need: another is never cheaper than one of these in time and GPUs alike. None: all.
     port_C, joins_CP
@@ -153,6 +153,7 @@ class StageGraph:
     hops: Hops = field(default_factory=Hops)
     constant: float = 0.0
     max_stages: int = 16
+    min_stages: int = 1
     bounding_C: BoolArray | None = None
     port_C: IntArray | None = None
     joins_CP: BoolArray | None = None
@@ -206,7 +207,7 @@ class StageGraph:
         if not single.any():
             return np.asarray(even_XK)
         at_C = self.use_CK.argmax(axis=1)
-        place_X = np.linspace(0.0, 0.9, 7)[:, None] / each_C[single].min()
+        place_X = np.linspace(0.0, 0.9, 5)[:, None] / each_C[single].min()
         worth_XC = np.maximum(1.0 / each_C[single] - place_X, 0.0) / use_C[single]
         price_XK = np.zeros((len(place_X), len(counts_K)))
         for k in np.unique(at_C[single]):

@@ -11,16 +11,18 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from planner.cost.training import TrainingPrediction, predict_training
 from planner.cost.training_options import PLAIN, RunOptions
-from planner.errors import InfeasibleError, SolverError, TimeLimitError
+from planner.errors import InfeasibleError, SolverError, TimeLimitError, UnsupportedError
 from planner.plan import Certificate, Schedule, TrainingJob, TrainingPlan, certify
+from planner.plan.certificate import ALONE
 from planner.search.problem import Budget, SearchResult, TrainingProblem
+from planner.search.training.uniform_changes import UniformJob, helpful_uniform_change
 from planner.search.training.uniform_price import UniformPricer
 from planner.search.training.uniform_space import (
     MAX_MICROBATCH,
@@ -29,16 +31,24 @@ from planner.search.training.uniform_space import (
     UniformConfiguration,
     cells,
     default_choices,
+    uniform_faults,
 )
 from planner.search.training_layout import Run, place_stages
 from planner.search.training_plan import build_training_plan
-from planner.units import format_bytes
+from planner.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
     from planner.cost._types import Array, IntArray
     from planner.cost.training_replica import PlacedTrainingStage
 
-__all__ = ["PlacedConfiguration", "UniformTable", "place_uniform", "search_uniform", "uniform_table"]
+__all__ = [
+    "PlacedConfiguration",
+    "UniformTable",
+    "estimate_uniform",
+    "place_uniform",
+    "search_uniform",
+    "uniform_table",
+]
 
 # Rounding that a memory limit allows, as the verifier does.
 _SLACK = 1e-12
@@ -213,6 +223,50 @@ def uniform_table(
         limit=pricer.limit,
         complete=complete,
     )
+
+
+def estimate_uniform(
+    problem: TrainingProblem, node_class: int, configuration: UniformConfiguration
+) -> tuple[TrainingPlan, TrainingPrediction]:
+    """Price one configuration and write it down as a plan; nothing is searched.
+
+    Raises
+    ------
+    UnsupportedError
+        If it is not legal: says everything that is wrong.
+    InfeasibleError
+        If it does not fit: names the stage, both sizes, and the smallest change that works.
+    """
+    pool = problem.cluster.classes[node_class]
+    faults = uniform_faults(problem, pool, configuration)
+    if faults:
+        raise UnsupportedError("; ".join(faults))
+    placed = place_uniform(problem, node_class, configuration)
+    prediction = placed.predict(problem)
+    for s, (memory, limit) in enumerate(zip(prediction.memory_S, prediction.limit_S, strict=True)):
+        if memory.value > limit * (1 + _SLACK):
+            change = helpful_uniform_change(UniformJob(problem, node_class, configuration))
+            raise InfeasibleError(
+                f"stage {s} needs {format_bytes(memory.value)} on each GPU of {pool.device.title}, which offers"
+                f" {format_bytes(limit)}; an iteration would take {format_seconds(prediction.iteration_time)}",
+                hint=None if change is None else change.words,
+            )
+
+    def certificate(prediction: TrainingPrediction) -> Certificate:
+        return certify(
+            objective="iteration_time",
+            sense="min",
+            unit="s",
+            value=prediction.iteration_time,
+            bound=prediction.iteration_time,
+            proven=False,
+            method="estimate of a given configuration; nothing was searched",
+            family=ALONE,
+        )
+
+    return build_training_plan(
+        replace(problem, job=placed.job), placed.stages, placed.schedule, certificate
+    ), prediction
 
 
 def search_uniform(problem: TrainingProblem, budget: Budget) -> SearchResult[TrainingPlan]:

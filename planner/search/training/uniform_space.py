@@ -30,7 +30,16 @@ if TYPE_CHECKING:
     from planner.cost.training_stage import Recompute
     from planner.search.problem import TrainingProblem
 
-__all__ = ["MAX_MICROBATCH", "Cell", "Choices", "UniformConfiguration", "cells", "default_choices", "layer_splits"]
+__all__ = [
+    "MAX_MICROBATCH",
+    "Cell",
+    "Choices",
+    "UniformConfiguration",
+    "cells",
+    "default_choices",
+    "layer_splits",
+    "uniform_faults",
+]
 
 ZeroStage = Literal[0, 1, 2, 3]
 
@@ -175,6 +184,45 @@ def cells(problem: TrainingProblem, node_class: NodeClass, gpus: int, choices: C
                                 layers=split,
                                 sequence_parallel=parallel,
                             )
+
+
+def uniform_faults(problem: TrainingProblem, node_class: NodeClass, one: UniformConfiguration) -> list[str]:
+    """Everything that keeps a given configuration from running on a pool, memory apart; none for a legal one."""
+    model, engine, job, cell = problem.model, problem.engine, problem.job, one.cell
+    gpus, have = cell.tp * cell.pp * cell.groups, len(node_class.nodes) * node_class.gpus_per_node
+    faults = check_runnable(
+        engine,
+        tp_per_stage=[cell.tp] * cell.pp,
+        layers_per_stage=cell.layers,
+        task="training",
+        data_parallel=cell.groups,
+        expert_parallel=cell.ep,
+        context_parallel=cell.cp,
+        virtual_stages=cell.virtual_stages,
+        zero_stage=one.zero_stage,
+    )
+    if gpus > have:
+        faults.append(f"TP {cell.tp} x PP {cell.pp} x CP {cell.cp} x DP {cell.dp} are {gpus} GPUs; there are {have}")
+    if node_class.gpus_per_node % cell.tp:
+        faults.append(f"TP {cell.tp} does not divide the {node_class.gpus_per_node} GPUs of a node")
+    if sum(cell.layers) != model.num_layers:
+        faults.append(f"stages of {sum(cell.layers)} layers for the {model.num_layers} of {model.name}")
+    microbatches, rest = divmod(job.global_batch, cell.dp * one.microbatch)
+    if rest:
+        faults.append(f"DP {cell.dp} x microbatches of {one.microbatch} do not divide the batch of {job.global_batch}")
+    elif cell.virtual_stages > 1 and microbatches % cell.pp:
+        faults.append(f"{microbatches} microbatches are no multiple of the {cell.pp} stages of an interleaved pipeline")
+    if cell.cp > 1 and job.sequence_length % (2 * cell.cp):
+        faults.append(f"CP {cell.cp} takes two chunks each of {job.sequence_length} tokens, which do not divide")
+    if cell.sequence_parallel and (cell.tp == 1 or job.sequence_length % (cell.tp * cell.cp)):
+        faults.append(f"sequence parallelism with TP {cell.tp} on {job.sequence_length} / {cell.cp} tokens")
+    found = (
+        tensor_parallel_fault(model, cell.tp),
+        chunk_fault(cell.layers, cell.virtual_stages),
+        expert_fault(model, cell.ep, cell.groups),
+        sequence_parallel_fault(model, engine, cell.tp, sequence_parallel=cell.sequence_parallel),
+    )
+    return faults + [fault for fault in found if fault is not None]
 
 
 def _context_degrees(problem: TrainingProblem, groups: int, choices: Choices) -> list[int]:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import combinations
+from itertools import combinations, pairwise, product
 
 from planner.cost.memory import tensor_parallel_fault
 from planner.cost.training import predict_training
+from planner.cost.training_attention import sequence_parallel_fault
+from planner.cost.training_experts import expert_fault
 from planner.cost.training_replica import PlacedTrainingStage
+from planner.engine.chunks import chunk_fault
 from planner.plan import Schedule
 from planner.search.problem import TrainingProblem
 from planner.search.training.placing import Seat, place
@@ -56,53 +59,101 @@ def even_groups(problem: TrainingProblem, dp: int) -> bool:
     return all(dp % n == 0 or n % dp == 0 for n in per_node)
 
 
+def _shapes(problem: TrainingProblem, row: tuple[Kind, ...], groups: int) -> Iterator[tuple[int, int]]:
+    """Degrees of context and expert parallelism that so many groups of a row of stages may have."""
+    uniform = problem.engine.tensor_parallel == "uniform"
+    tps = {k: {tp for c, tp in _kinds(problem) if c == k and (not uniform or tp == row[0][1])} for k, _ in row}
+    each = [problem.cluster.classes[k].gpus_per_node // tp for k, found in tps.items() for tp in found]
+    even = all(groups % n == 0 or n % groups == 0 for n in each)
+    for context in (1, 2, 4, 8):
+        for experts in (1, 2, 4, 8):
+            if context * experts > 1 and not even:
+                continue
+            if groups % context or (context > 1 and problem.job.sequence_length % (2 * context)):
+                continue
+            if problem.job.global_batch % (groups // context) or expert_fault(problem.model, experts, groups):
+                continue
+            yield context, experts
+
+
 def best_of_every_order(problem: TrainingProblem, *, most: int = 10**9) -> tuple[float, float, int]:
     """Least iteration time of every plan that fits, the same of those whose groups are even, and how many plans.
 
     Stages that follow each other sit in one node where they can. Sequence parallelism is on where it can be.
     """
-    batch, layers = problem.job.global_batch, problem.model.num_layers
+    layers = problem.model.num_layers
     best = even_best = float("inf")
     tried = 0
-    for dp in (d for d in range(1, problem.cluster.num_gpus + 1) if batch % d == 0):
+    for dp in range(1, problem.cluster.num_gpus + 1):
         even = even_groups(problem, dp)
         for row in every_order(problem, dp):
             groups = place(problem.cluster, [Seat(k, tp, with_next=True) for k, tp in row], dp)
             if groups is None:
                 continue
-            widest = max(tp for _, tp in row)
-            divided = all(problem.job.sequence_length % tp == 0 for _, tp in row)
+            shapes = list(_shapes(problem, row, dp))
             for inner in combinations(range(1, layers), len(row) - 1):
                 bounds = (0, *inner, layers)
-                for micro in (b for b in range(1, batch // dp + 1) if batch % (dp * b) == 0):
-                    stages = [
-                        PlacedTrainingStage(
-                            devices=tuple(gpu for group in groups[s] for gpu in group),
-                            layers=(bounds[s], bounds[s + 1]),
-                            tp=tp,
-                            dp=dp,
-                            microbatch_shares=(micro,) * dp,
-                        )
-                        for s, (_, tp) in enumerate(row)
-                    ]
-                    for recompute in ("none", "selective", "full"):
-                        tried += 1
-                        if tried > most:
-                            return even_best, best, tried
-                        schedule = Schedule(
-                            microbatch_size=micro,
-                            microbatches=batch // (dp * micro),
-                            recompute=recompute,  # type: ignore[arg-type]
-                            sequence_parallel=divided and widest > 1,
-                        )
-                        price = predict_training(
-                            problem.model, problem.cluster, problem.engine, problem.job, stages, schedule
-                        )
-                        pairs = zip(price.memory_S, price.limit_S, strict=True)
-                        if all(memory.value <= limit * (1 + 1e-12) for memory, limit in pairs):
-                            best = min(best, price.iteration_time)
-                            even_best = min(even_best, price.iteration_time) if even else even_best
+                for stages, schedule in _runs(problem, row, groups, bounds, dp, shapes):
+                    tried += 1
+                    if tried > most:
+                        return best, even_best, tried
+                    price = predict_training(
+                        problem.model, problem.cluster, problem.engine, problem.job, stages, schedule
+                    )
+                    pairs = zip(price.memory_S, price.limit_S, strict=True)
+                    if all(memory.value <= limit * (1 + 1e-12) for memory, limit in pairs):
+                        best = min(best, price.iteration_time)
+                        even_best = min(even_best, price.iteration_time) if even else even_best
     return best, even_best, tried
+
+
+def _runs(
+    problem: TrainingProblem,
+    row: tuple[Kind, ...],
+    groups: list[list[tuple[str, ...]]],
+    bounds: tuple[int, ...],
+    dp: int,
+    shapes: list[tuple[int, int]],
+) -> Iterator[tuple[list[PlacedTrainingStage], Schedule]]:
+    """Every way to run a pipeline that is cut and placed."""
+    batch, length = problem.job.global_batch, problem.job.sequence_length
+    for context, experts in shapes:
+        whole = batch * context // dp
+        divided = all(length % (tp * context) == 0 for _, tp in row) and max(tp for _, tp in row) > 1
+        if any(sequence_parallel_fault(problem.model, problem.engine, tp, sequence_parallel=divided) for _, tp in row):
+            continue
+        for micro in (b for b in range(1, whole + 1) if whole % b == 0):
+            stages = [
+                PlacedTrainingStage(
+                    devices=tuple(gpu for group in groups[s] for gpu in group),
+                    layers=(bounds[s], bounds[s + 1]),
+                    tp=tp,
+                    dp=dp,
+                    microbatch_shares=(micro,) * dp,
+                )
+                for s, (_, tp) in enumerate(row)
+            ]
+            chunks = [
+                v
+                for v in range(1, problem.model.num_layers + 2)
+                if chunk_fault([end - start for start, end in pairwise(bounds)], v) is None
+                and (v == 1 or (problem.engine.interleaving and whole // micro % len(row) == 0))
+                and (v == 1 or len(problem.model.kinds) == 1)
+            ]
+            for recompute, virtual in product(("none", "selective", "full"), chunks):
+                yield (
+                    stages,
+                    Schedule(
+                        name="interleaved" if virtual > 1 else "1f1b",
+                        virtual_stages=virtual,
+                        microbatch_size=micro,
+                        microbatches=whole // micro,
+                        recompute=recompute,  # type: ignore[arg-type]
+                        sequence_parallel=divided,
+                        context_parallel=context,
+                        expert_parallel=experts,
+                    ),
+                )
 
 
 def changed(

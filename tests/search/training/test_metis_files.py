@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from planner.cli import app
 from planner.errors import InputError
 from planner.search.training.metis_files import read_metis_job
+from tests.cli.conftest import run_apart
 
 LAYERS = 6
 
@@ -83,6 +84,38 @@ def test_plans_from_its_files(tmp_path: Path) -> None:
     for stage in plan["stages"]:
         held = (stage["layers"][1] - stage["layers"][0]) * 4500
         assert all(held / one["tp"] <= 24 * 1024 for one in stage["replicas"])
+
+
+def test_own_terms_on_its_profiles(tmp_path: Path) -> None:
+    arguments = write_inputs(tmp_path)
+    own, formula = (
+        json.loads(CliRunner().invoke(app, [*arguments, "--cost-model", name]).stdout) for name in ("own", "metis")
+    )
+    assert own["cost_model"] == "own" and formula["cost_model"] == "metis"
+    assert own["iteration_time"] != formula["iteration_time"]
+    table = CliRunner().invoke(app, [*arguments[:-2], "--cost-model", "own"], env={"COLUMNS": "120"}).stderr
+    assert "this planner's own terms" in table and "measured" in table
+
+
+def test_same_plan_on_any_hash_seed(tmp_path: Path) -> None:
+    arguments = write_inputs(tmp_path)
+    texts = {run_apart(*arguments, PYTHONHASHSEED=seed).stdout for seed in ("0", "3")}
+    assert len(texts) == 1 and json.loads(texts.pop())["cost_model"] == "metis"
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        (("--cost-model", "sailor"), "network fits"),
+        (("--sailor-profiles", "shipped"), "of Metis and of Sailor"),
+        (("--engine", "generic"), "does not go with measured layers"),
+        (("--zero", "0"), "does not go with measured layers"),
+    ],
+)
+def test_combinations_that_cannot_be(tmp_path: Path, more: tuple[str, ...], told: str) -> None:
+    result = CliRunner().invoke(app, [*write_inputs(tmp_path), *more], env={"COLUMNS": "200"})
+    assert result.exit_code == 2
+    assert told in " ".join(result.stderr.replace("│", " ").split())
 
 
 def test_some_of_its_files_are_not_enough(tmp_path: Path) -> None:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import combinations, pairwise, permutations, product
 
 import numpy as np
 import pytest
 
+from planner.cost.metis import metis_price
+from planner.cost.metis_own import metis_own_price, metis_own_sync
 from planner.errors import InfeasibleError
 from planner.search.problem import Budget
 from planner.search.training.metis_referee import (
     MetisGpu,
     MetisJob,
     MetisProfile,
+    MetisReplicas,
     MetisStage,
     search_metis_referee,
 )
@@ -116,7 +120,97 @@ def _repaired(job: MetisJob, names: list[str], groups: tuple[int, ...], B: int) 
         tps[tightest] *= 2
 
 
-@pytest.mark.parametrize("seed", range(24))
+def small_job(seed: int) -> MetisJob:
+    """As `random_job`, on fewer GPUs and layers: for many of them."""
+    rng = np.random.default_rng(10_000 + seed)
+    L = int(rng.integers(3, 5))
+    base_L, bytes_L = rng.uniform(5e-3, 3e-2, L), rng.uniform(1e8, 4e8, L)
+    profiles = {}
+    for device, slower in (("fast", 1.0), ("slow", 4.0)):
+        for tp, share in product((1, 2), (1, 2)):
+            time_L = base_L * slower * (0.2 + 0.8 * share) / tp**0.8
+            profiles[device, tp, share] = MetisProfile(
+                time_L, bytes_L * 8 / tp + 3e8 * share / tp, float(rng.uniform(0, 2e-3))
+            )
+    fast, slow = [(2, 2), (2, 2), (4, 2), (2, 4)][rng.integers(4)]
+    need = float(profiles["fast", 1, 1].memory_L.sum())
+    gpus = {
+        name: MetisGpu(
+            count=n,
+            per_node=2,
+            memory=need * float(rng.uniform(*room)),
+            intra=46e9,
+            inter=float(rng.choice([1e8, 1e9, 1e10])),
+        )
+        for name, n, room in (("fast", fast, (0.4, 1.5)), ("slow", slow, (0.2, 0.7)))
+    }
+    return MetisJob(
+        gpus=gpus,
+        profiles=profiles,
+        parameters_L=bytes_L,
+        optimizer=0.039,
+        generation=2e-4,
+        batch=4,
+        sequence_length=1024,
+        hidden=2048,
+    )
+
+
+def shaped_job(fast: int, slow: int) -> MetisJob:
+    """Ten layers, 80 GB and 15 GB cards in nodes of 4, the second type the first with times x4; batch 128."""
+    rng = np.random.default_rng(5)
+    base_L = np.array([12e-3, *[29e-3] * 8, 25e-3]) * rng.uniform(0.97, 1.03, 10)
+    bytes_L, profiles = np.array([2.1e8, *[2e8] * 8, 2.1e8]), {}
+    for (device, slower), tp, share in product((("a100", 1.0), ("t4", 4.0)), (1, 2, 4), (1, 2, 4)):
+        time_L = base_L * slower * (0.15 + 0.85 * share) / tp**0.8
+        profiles[device, tp, share] = MetisProfile(time_L, (bytes_L * 10 + 5e8 * share) / tp**0.9, 2e-3)
+    cards = (("a100", fast, 80 * 1024e6, 46e9), ("t4", slow, 15 * 1024e6, 50e9))
+    gpus = {name: MetisGpu(count=n, per_node=4, memory=m, intra=b, inter=10e9) for name, n, m, b in cards}
+    return MetisJob(
+        gpus=gpus,
+        profiles=profiles,
+        parameters_L=bytes_L,
+        optimizer=0.039,
+        generation=2e-4,
+        batch=128,
+        sequence_length=1024,
+        hidden=4096,
+    )
+
+
+@pytest.mark.parametrize(("fast", "slow"), [(12, 4), (8, 8), (16, 16)])
+def test_never_worse_on_the_shapes_of_the_literature(fast: int, slow: int) -> None:
+    job = shaped_job(fast, slow)
+    stages, microbatches, answer = search_metis_referee(job, Budget(), tolerance=1e-4)
+    theirs = by_metis_rules(job)
+    assert math.isfinite(theirs)
+    assert answer.seconds <= theirs * (1 + 1e-9)
+    check(job, stages, microbatches)
+    assert metis_price(job, stages, microbatches).seconds == pytest.approx(answer.seconds, rel=1e-12)
+
+
+def test_never_worse_on_a_hundred_small_jobs() -> None:
+    """Complete, fitting, priced alike by the formula in plain loops; a slower link between nodes is read."""
+    planned = worse = better = 0
+    for seed in range(100):
+        job = small_job(seed)
+        theirs = by_metis_rules(job)
+        try:
+            stages, microbatches, answer = search_metis_referee(job, Budget())
+        except InfeasibleError:
+            assert math.isinf(theirs)
+            continue
+        planned += 1
+        assert answer.closed and answer.seconds <= theirs * (1 + 1e-9)
+        better += answer.seconds < theirs * (1 - 1e-6)
+        check(job, stages, microbatches)
+        assert metis_price(job, stages, microbatches).seconds == pytest.approx(answer.seconds, rel=1e-12)
+        slow = replace(job, gpus={name: replace(gpu, inter=gpu.inter / 10) for name, gpu in job.gpus.items()})
+        worse += metis_price(slow, stages, microbatches).seconds > answer.seconds
+    assert planned >= 80 and better >= 20 and worse >= 60, (planned, better, worse)
+
+
+@pytest.mark.parametrize("seed", range(6))
 def test_never_worse_than_its_rules(seed: int) -> None:
     job = random_job(seed)
     theirs = by_metis_rules(job)
@@ -151,8 +245,32 @@ def test_its_rules_find_something() -> None:
 
 
 def test_a_slower_network_between_nodes_is_read() -> None:
-    from dataclasses import replace
-
     job = random_job(3)
     slow = replace(job, gpus={name: replace(gpu, inter=1e6) for name, gpu in job.gpus.items()})
     assert search_metis_referee(slow, Budget())[2].seconds > search_metis_referee(job, Budget())[2].seconds
+
+
+def test_own_terms_equal_the_price_of_their_plans_and_every_simple_plan() -> None:
+    """The graph's price is the cost's; no plan by Metis' own search is faster under these terms."""
+    planned = 0
+    for seed in range(12):
+        job = small_job(seed)
+        try:
+            stages, microbatches, answer = search_metis_referee(job, Budget(), own=True)
+            theirs, count, _ = search_metis_referee(job, Budget())
+        except InfeasibleError:
+            continue
+        planned += 1
+        check(job, stages, microbatches)
+        assert metis_own_price(job, stages, microbatches).seconds == pytest.approx(answer.seconds, rel=1e-12)
+        assert answer.seconds <= metis_own_price(job, theirs, count).seconds * (1 + 1e-9)
+    assert planned >= 8
+
+
+def test_rings_of_a_group_share_the_network_under_own_terms() -> None:
+    job = replace(small_job(1), batch=8)
+    stages = [MetisStage((0, 3), (MetisReplicas("fast", tp, 2, 1),)) for tp in (1, 2)]
+    own_1, own_2 = (metis_own_sync(job, stage.replicas) for stage in stages)
+    crossing = replace(job, gpus={name: replace(gpu, per_node=tp) for name, gpu in job.gpus.items() for tp in (1,)})
+    assert own_2 >= metis_own_sync(crossing, stages[0].replicas) * (1 - 1e-12)  # no faster for twice the TP
+    assert own_1 < own_2  # both replicas of TP 1 are inside one node

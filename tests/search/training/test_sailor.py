@@ -85,5 +85,5 @@ def test_what_cannot_be() -> None:
     tables: SailorTables = load_sailor_tables("opt-350m")
     with pytest.raises(InputError, match="was not measured on"):
         search_sailor(SailorJob(tables=tables, gpus={"h100_sxm": 4}, memory={"h100_sxm": 8e10}, batch=8), Budget())
-    with pytest.raises(InfeasibleError, match="does not fit"):
+    with pytest.raises(InfeasibleError, match="fits 1 v100_sxm_16"):
         search_sailor(SailorJob(tables=tables, gpus={"v100_sxm_16": 1}, memory={"v100_sxm_16": 4e9}, batch=8), Budget())

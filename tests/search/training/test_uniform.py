@@ -17,6 +17,7 @@ from planner.engine import load_engine
 from planner.errors import InfeasibleError
 from planner.model import load_model
 from planner.plan import Certificate, TrainingPlan, TrainingStage, certify
+from planner.search.exact import search_exact
 from planner.search.problem import Budget, TrainingProblem
 from planner.search.registry import training_method
 from planner.search.training.uniform import UniformTable, place_uniform, search_uniform, uniform_table
@@ -190,6 +191,18 @@ def test_the_search_finds_the_least_and_a_sound_plan() -> None:
         assert plan.predicted["iteration_time"].value == pytest.approx(table.seconds_C[fits].min(), rel=1e-12)
         assert plan.certificate.proven and plan.certificate.gap == 0
         assert check_training(plan, problem.model, problem.cluster, problem.engine) == []
+
+
+@pytest.mark.parametrize("seed", [4, 7, 12, 16, 18, 29])
+def test_no_uniform_configuration_beats_the_exact_search(seed: int) -> None:
+    """Two ways to the same prices; interleaving apart, which the exact search does not plan."""
+    problem = random_uniform_problem(seed)
+    table = uniform_table(problem, 0)
+    plain = [c for c in table.ranked() if table.cells[int(table.cell_C[c])].virtual_stages == 1]
+    exact = search_exact(problem, Budget(time_limit=10.0)).plan
+    value = exact.predicted["iteration_time"].value
+    assert value <= table.seconds_C[plain[0]] * (1 + exact.certificate.gap + 1e-9)
+    assert exact.certificate.bound <= table.seconds_C[plain[0]] * (1 + 1e-9)
 
 
 def test_the_search_takes_the_better_pool() -> None:
