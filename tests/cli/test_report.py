@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from planner.plan import load_plan
+from planner.plan import TrainingPlan, load_plan
 from tests.cli.conftest import Run
 
 
 def test_training_plan(run: Run, training_file: Path) -> None:
     outcome = run("report", training_file)
     assert outcome.code == 0
-    for shown in ("Training plan", "Timeline (1f1b", "bubble", "closed form", "optimizer"):
+    plan = load_plan(training_file)
+    assert isinstance(plan, TrainingPlan)
+    for shown in ("Training plan", f"Timeline ({plan.schedule.name}", "bubble", "closed form", "optimizer"):
         assert shown in outcome.stdout, shown
 
 

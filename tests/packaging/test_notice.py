@@ -30,6 +30,7 @@ PROJECTS = (
     "SGLang",
     "TensorRT-LLM",
     "Vidur",
+    "torchtitan",
     "vLLM",
 )
 

@@ -10,6 +10,7 @@ from rich.console import Console, RenderableType
 from planner.api import estimate, plan_training
 from planner.cluster import Cluster, load_cluster
 from planner.engine import load_engine
+from planner.engine.chunks import chunk_layers
 from planner.model import load_model
 from planner.plan import Figure, Plan, ServingPlan, TrainingPlan, certify
 from planner.report.certificate import certificate_report, format_gap
@@ -18,6 +19,7 @@ from planner.report.findings import findings_report
 from planner.report.serving import idle_line, serving_report
 from planner.report.terminal import FALLBACK_WIDTH, block, console_for, data_table, figure_table, provenance_legend
 from planner.report.training import training_report
+from planner.report.words import format_layers
 from planner.report.workload import workload_report
 from planner.verifier.findings import Finding
 from planner.workload import Slo, fixed_workload
@@ -96,11 +98,12 @@ def test_replica_that_cannot_serve_says_so(plan: ServingPlan, cluster: Cluster) 
 
 def test_training_report(training: TrainingPlan) -> None:
     text = rendered(training_report(training, load_model("opt-350m"), load_cluster("4xt4"), load_engine("megatron")))
-    for shown in ("8 sequences of 512 tokens per step, adam, ZeRO 1", "MFU", "1f1b", "Stages (", "Certificate"):
+    name, virtual = training.schedule.name, training.schedule.virtual_stages
+    for shown in ("8 sequences of 512 tokens per step, adam, ZeRO 1", "MFU", name, "Stages (", "Certificate"):
         assert shown in text, shown
-    for stage in training.stages:
-        first, end = stage.layers
-        assert f"{first}-{end - 1} ({end - first})" in text
+    for chunks in chunk_layers([stage.layers[1] - stage.layers[0] for stage in training.stages], virtual):
+        for chunk in chunks:
+            assert format_layers(chunk) in text
 
 
 def test_brackets_are_data_and_no_markup() -> None:
