@@ -14,8 +14,10 @@ if TYPE_CHECKING:
 __all__ = [
     "Assume",
     "ClusterName",
+    "ClusterNow",
     "DropLongerThan",
     "EngineName",
+    "EngineNow",
     "Isl",
     "Json",
     "KvDtype",
@@ -24,6 +26,7 @@ __all__ = [
     "Method",
     "ModelName",
     "ModelNameOrNone",
+    "ModelNow",
     "ModelsFileName",
     "Osl",
     "Output",
@@ -288,6 +291,20 @@ Workers = Annotated[
         help="Processes to spread over, for methods that do; the plan is the same.",
         rich_help_panel=_SEARCH,
     ),
+]
+
+# Where the inputs of a plan lie, if not where the plan says.
+ModelNow = Annotated[
+    str | None,
+    typer.Option("--model", "-m", metavar="NAME|FILE|FOLDER", help="Where the model lies now.", rich_help_panel=_INPUT),
+]
+ClusterNow = Annotated[
+    str | None,
+    typer.Option("--cluster", "-c", metavar="NAME|FILE", help="Where the cluster lies now.", rich_help_panel=_INPUT),
+]
+EngineNow = Annotated[
+    str | None,
+    typer.Option("--engine", "-e", metavar="NAME|FILE", help="Where the engine lies now.", rich_help_panel=_INPUT),
 ]
 
 Output = Annotated[

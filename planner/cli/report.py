@@ -31,22 +31,9 @@ def report(
             " chrome://tracing (.json).",
         ),
     ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--model", "-m", metavar="NAME|FILE|FOLDER", help="Where the model lies now.", rich_help_panel="Input"
-        ),
-    ] = None,
-    cluster: Annotated[
-        str | None,
-        typer.Option(
-            "--cluster", "-c", metavar="NAME|FILE", help="Where the cluster lies now.", rich_help_panel="Input"
-        ),
-    ] = None,
-    engine: Annotated[
-        str | None,
-        typer.Option("--engine", "-e", metavar="NAME|FILE", help="Where the engine lies now.", rich_help_panel="Input"),
-    ] = None,
+    model: opt.ModelNow = None,
+    cluster: opt.ClusterNow = None,
+    engine: opt.EngineNow = None,
     json: opt.Json = False,
     quiet: opt.Quiet = False,
 ) -> None:

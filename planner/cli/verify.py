@@ -16,22 +16,9 @@ _DOES_NOT_HOLD: Final = 3
 
 def verify(
     file: Annotated[Path, typer.Argument(metavar="PLAN.json", help="The plan.", show_default=False)],
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--model", "-m", metavar="NAME|FILE|FOLDER", help="Where the model lies now.", rich_help_panel="Input"
-        ),
-    ] = None,
-    cluster: Annotated[
-        str | None,
-        typer.Option(
-            "--cluster", "-c", metavar="NAME|FILE", help="Where the cluster lies now.", rich_help_panel="Input"
-        ),
-    ] = None,
-    engine: Annotated[
-        str | None,
-        typer.Option("--engine", "-e", metavar="NAME|FILE", help="Where the engine lies now.", rich_help_panel="Input"),
-    ] = None,
+    model: opt.ModelNow = None,
+    cluster: opt.ClusterNow = None,
+    engine: opt.EngineNow = None,
     json: opt.Json = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing; the exit code tells.")] = False,
 ) -> None:

@@ -97,7 +97,7 @@ def _pools(problem: FleetProblem, budget: Budget) -> list[ModelPool]:
         if not kinds or not Demand.of(one.workload, problem.engine).runs(np.array([BATCH_GRID[0]])).all():
             raise _of_model(problem, index, explain_infeasible(alone, kinds, None))
         for depth in depths:
-            model = ModelPool.of(problem, index, depth, most, budget)
+            model = ModelPool.of(problem, index, depth, most)
             if model.able:
                 break
         else:

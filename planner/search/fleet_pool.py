@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from planner.cost._types import Array, BoolArray, IntArray
-    from planner.search.problem import Budget, FleetProblem
+    from planner.search.problem import FleetProblem
 
 __all__ = ["FleetPool", "ModelPool"]
 
@@ -59,7 +59,7 @@ class ModelPool:
     depth: int
 
     @classmethod
-    def of(cls, problem: FleetProblem, index: int, depth: int, most: int, budget: Budget) -> ModelPool:
+    def of(cls, problem: FleetProblem, index: int, depth: int, most: int) -> ModelPool:
         """Enumerate what a model's replicas may be made of, up to a number of stages and of multisets."""
         alone = problem.alone(index, roles=problem.roles)
         kinds = stage_kinds(alone)

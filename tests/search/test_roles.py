@@ -169,8 +169,7 @@ def test_two_models_equal_brute_force(case: int) -> None:
         small_cluster([[("l40s", 1, 4)], [("l4", 1, 2), ("l40s", 1, 2)]][case]), "disaggregated", 2, max_stages=1
     )
     expected = brute_force(asked)
-    if not expected:
-        pytest.skip("too few GPUs for two models in two roles")
+    assert expected > 0
     certificate = solve(asked).certificate
     assert certificate.value == pytest.approx(expected, rel=1e-3)
 

@@ -8,6 +8,7 @@ from itertools import combinations, pairwise, permutations, product
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from planner.cost.metis import metis_price
 from planner.cost.metis_own import metis_own_price, metis_own_sync
@@ -23,6 +24,26 @@ from planner.search.training.metis_referee import (
 )
 
 GIB_PER_S = 1e3 * 2.0**20
+
+
+def job_of(
+    gpus: dict[str, MetisGpu],
+    profiles: dict[tuple[str, int, int], MetisProfile],
+    bytes_L: NDArray[np.float64],
+    *,
+    batch: int,
+) -> MetisJob:
+    """What the generated jobs have in common."""
+    return MetisJob(
+        gpus=gpus,
+        profiles=profiles,
+        parameters_L=bytes_L,
+        optimizer=0.039,
+        generation=2e-4,
+        batch=batch,
+        sequence_length=1024,
+        hidden=2048,
+    )
 
 
 def random_job(seed: int) -> MetisJob:
@@ -48,16 +69,7 @@ def random_job(seed: int) -> MetisJob:
         )
         for name, n, room in (("fast", counts[0], (0.5, 1.5)), ("slow", counts[1], (0.2, 0.7)))
     }
-    return MetisJob(
-        gpus=gpus,
-        profiles=profiles,
-        parameters_L=bytes_L,
-        optimizer=0.039,
-        generation=2e-4,
-        batch=16,
-        sequence_length=1024,
-        hidden=2048,
-    )
+    return job_of(gpus, profiles, bytes_L, batch=16)
 
 
 def price(job: MetisJob, stages: list[tuple[tuple[int, int], str, int, int]], B: int) -> float:
@@ -144,16 +156,7 @@ def small_job(seed: int) -> MetisJob:
         )
         for name, n, room in (("fast", fast, (0.4, 1.5)), ("slow", slow, (0.2, 0.7)))
     }
-    return MetisJob(
-        gpus=gpus,
-        profiles=profiles,
-        parameters_L=bytes_L,
-        optimizer=0.039,
-        generation=2e-4,
-        batch=4,
-        sequence_length=1024,
-        hidden=2048,
-    )
+    return job_of(gpus, profiles, bytes_L, batch=4)
 
 
 def shaped_job(fast: int, slow: int) -> MetisJob:
